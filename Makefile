@@ -1,0 +1,41 @@
+# The environment lives in .venv; a second run reinstalls nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install quickstart test lint format clean help
+
+help:
+	@echo "make quickstart   set up, train VarCon on two processes, evaluate"
+	@echo "make test         set up, run the tests"
+	@echo "make install      set up only (PYTHON=python3.x picks the interpreter)"
+	@echo "make lint|format  check or rewrite the code"
+	@echo "make clean        remove the environment and all outputs"
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and \
+		f"Python 3.10 or newer is needed, $(PYTHON) is {sys.version.split()[0]}; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --editable ".[all]" --group dev
+	@touch $@
+
+quickstart: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/quickstart.py
+
+test: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv work_dirs build dist *.egg-info .*_cache

@@ -1,0 +1,12 @@
+"""VarCon: Variational Supervised Contrastive Learning (arXiv 2506.07413).
+
+Importing this loads torch and nothing else; the adapters are `varcon_plugin.mmpretrain`
+and `varcon_plugin.lightly`.
+"""
+
+from varcon_plugin.functional import VarConTerms, varcon_terms
+from varcon_plugin.fused import fused_varcon_terms
+from varcon_plugin.loss import VarConLoss
+
+__all__ = ["VarConLoss", "VarConTerms", "fused_varcon_terms", "varcon_terms"]
+__version__ = "0.1.0"

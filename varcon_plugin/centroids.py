@@ -1,0 +1,94 @@
+"""Where class references come from.
+
+A source is called with the batch and answers with `References`; the loss knows no more
+about it than that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from varcon_plugin.distributed import gather_labels, sum_across_ranks
+from varcon_plugin.functional import class_sums, normalize
+
+__all__ = ["BatchCentroids", "References"]
+
+
+class References(NamedTuple):
+    """What the objective compares a batch with.
+
+    Attributes:
+        centroids: (C, D), unit rows, the same on every rank.
+        targets: (N,) rows of ``centroids``, this rank's samples.
+        present: (C,) bool, the rows that count; None means all.
+        own: (N, D), each sample's reference of its own class where that differs from
+            ``centroids[targets]``, else None.
+        counted: (N,) bool, the samples that have a loss; None means all.
+        total: (), number of samples that have a loss, over all ranks.
+    """
+
+    centroids: Tensor
+    targets: Tensor
+    present: Tensor | None
+    own: Tensor | None
+    counted: Tensor | None
+    total: Tensor
+
+
+@dataclass(frozen=True)
+class BatchCentroids:
+    """Unit-length class means of the batch, over the batches of all ranks.
+
+    Attributes:
+        num_classes: labels are in [0, num_classes) and index a static table, without
+            `torch.unique` or host synchronisation. None: any integers.
+        leave_one_out: each sample's own embedding is taken out of its class mean.
+            Samples without a classmate on any rank then have no reference, and no loss.
+        detach: no gradient flows into the means (the paper's choice). Otherwise it
+            does, also into those of other ranks.
+    """
+
+    num_classes: int | None = None
+    leave_one_out: bool = False
+    detach: bool = True
+
+    def __call__(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        group: ProcessGroup | None,
+        sizes: list[int],
+    ) -> References:
+        """References for ``embeddings`` (N, D), unit rows, and ``labels`` (N,).
+
+        ``sizes`` are the batch sizes of the ranks of ``group``. One collective of
+        C (D + 1) numbers; without ``num_classes`` the labels are gathered before it.
+        """
+        if self.num_classes is not None:
+            num_classes, targets = self.num_classes, labels
+        elif group is None:
+            classes, targets = torch.unique(labels, return_inverse=True)
+            num_classes = len(classes)
+        else:
+            gathered, mine = gather_labels(labels, sizes, group)
+            classes, inverse = torch.unique(gathered, return_inverse=True)
+            num_classes, targets = len(classes), inverse[mine]
+
+        members = embeddings.detach() if self.detach else embeddings
+        sums, counts = class_sums(members, targets, num_classes)
+        table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
+        sums, counts = table[:, :-1], table[:, -1].detach()
+        present = None if self.num_classes is None else counts > 0
+        centroids = normalize(sums)
+        if not self.leave_one_out:
+            return References(centroids, targets, present, None, None, counts.sum())
+
+        counted = counts.index_select(0, targets) > 1
+        own = normalize(sums.index_select(0, targets) - members)
+        total = (counts * (counts > 1)).sum()
+        return References(centroids, targets, present, own, counted, total)

@@ -1,0 +1,116 @@
+"""The only place that talks to torch.distributed.
+
+Class sums and counts travel between ranks, embeddings do not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+__all__ = ["active_group", "agree", "gather_labels", "sum_across_ranks", "world_size"]
+
+
+def active_group(group: ProcessGroup | None = None) -> ProcessGroup | None:
+    """``group``, or the default one if None; None where there is nobody to talk to."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return None
+    group = group or dist.group.WORLD
+    return group if dist.get_world_size(group) > 1 else None
+
+
+def world_size(group: ProcessGroup | None) -> int:
+    """Number of ranks in ``group``; 1 for None."""
+    return 1 if group is None else dist.get_world_size(group)
+
+
+def agree(
+    error: Exception | None, embeddings: Tensor, group: ProcessGroup
+) -> list[int]:
+    """Tell all ranks whether this one's arguments are good; raise on all if one is not.
+
+    A rank that raised alone would leave the others waiting in their next collective.
+
+    Args:
+        error: what is wrong with this rank's arguments, or None.
+        embeddings: this rank's; its shape is compared, its device carries the message.
+        group: the ranks to agree with. Every one of them must call.
+
+    Returns:
+        The batch size of every rank.
+
+    Raises:
+        ValueError or TypeError: ``error``, naming this rank.
+        RuntimeError: another rank's arguments are wrong; names that rank.
+        ValueError: the embedding dimensions differ between ranks.
+    """
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    device = embeddings.device if isinstance(embeddings, Tensor) else None
+    shape = (-1, -1) if error else tuple(embeddings.shape)
+    mine = torch.tensor(shape, dtype=torch.int64, device=device)
+    everyone = mine.new_empty(ranks, 2)
+    dist.all_gather(list(everyone), mine, group=group)
+    sizes, dims = everyone.T.tolist()
+    if error is not None:
+        raise type(error)(f"rank {rank} of {ranks}: {error}")
+    failed = [str(r) for r, size in enumerate(sizes) if size < 0]
+    if failed:
+        raise RuntimeError(
+            f"rank {', '.join(failed)} of {ranks} got arguments that VarConLoss "
+            f"rejects; the error raised there says which (this is rank {rank})"
+        )
+    if len(set(dims)) > 1:
+        raise ValueError(
+            f"embeddings must have the same dimension on every rank, got {dims} on "
+            f"ranks 0 to {ranks - 1}"
+        )
+    return list(sizes)
+
+
+def gather_labels(
+    labels: Tensor, sizes: list[int], group: ProcessGroup
+) -> tuple[Tensor, slice]:
+    """All ranks' labels in rank order (sum(sizes),), and where this rank's are."""
+    padded = labels.new_zeros(max(sizes))
+    padded[: len(labels)] = labels
+    everyone = padded.new_empty(len(sizes), len(padded))
+    dist.all_gather(list(everyone), padded, group=group)
+    rank = dist.get_rank(group)
+    start = sum(sizes[:rank])
+    gathered = torch.cat(
+        [row[:size] for row, size in zip(everyone, sizes, strict=True)]
+    )
+    return gathered, slice(start, start + len(labels))
+
+
+def sum_across_ranks(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
+    """Sum over the ranks of ``group``, the same on each; ``tensor`` itself for None.
+
+    Differentiable: the gradient of the sum over ranks of what each rank makes of the
+    result reaches every rank's ``tensor`` (an all-reduce in the backward pass).
+    """
+    if group is None:
+        return tensor
+    if torch.is_grad_enabled() and tensor.requires_grad:
+        summed: Tensor = _AllReduce.apply(tensor, group)
+        return summed
+    total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total, group=group)
+    return total
+
+
+class _AllReduce(torch.autograd.Function):
+    """An all-reduce is its own adjoint, so it can be differentiated without end."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, group: ProcessGroup) -> Tensor:
+        ctx.group = group
+        return sum_across_ranks(tensor.detach(), group)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return sum_across_ranks(grad, ctx.group), None

@@ -1,0 +1,154 @@
+"""VarCon as pure functions of tensors (https://arxiv.org/abs/2506.07413).
+
+Notation, and the paper's symbol for it:
+
+==============  =======  =====================================================
+``embeddings``  z        (N, D), unit rows: all views of all images
+``targets``     r        (N,), each sample's row of ``centroids``
+``centroids``   w        (C, D), unit rows: one reference for each class
+``temperature`` tau_1    > 0
+``epsilon``     epsilon  0 <= epsilon < temperature
+``tau2``        tau_2    (N,), temperature of the target distribution
+``confidence``  p(r|z)   (N,), posterior of the true class
+==============  =======  =====================================================
+
+`varcon_terms` is the specification: the paper's equations, differentiable in every
+argument and as often as asked. `varcon_plugin.fused` computes the same numbers faster.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["VarConTerms", "class_sums", "normalize", "true_logits", "varcon_terms"]
+
+
+class VarConTerms(NamedTuple):
+    """What the objective says about each sample; every field is (N,).
+
+    Attributes:
+        loss: kl + nll, the sample's loss (Eq. 7).
+        kl: KL(q || p), >= 0.
+        nll: -log p(r|z), >= 0.
+        confidence: p(r|z), in [0, 1].
+        tau2: in [temperature - epsilon, temperature + epsilon].
+    """
+
+    loss: Tensor
+    kl: Tensor
+    nll: Tensor
+    confidence: Tensor
+    tau2: Tensor
+
+
+def normalize(vectors: Tensor) -> Tensor:
+    """Rows of ``vectors`` (..., D) scaled to unit length.
+
+    A row of exactly zero has no direction: it stays zero and its gradient is zero,
+    where division by a small constant would give a gradient of that constant's inverse.
+    """
+    norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / norm.masked_fill(norm == 0, torch.inf)
+
+
+def class_sums(
+    embeddings: Tensor, targets: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Sum of the embeddings of each class (C, D) and their number (C,).
+
+    The unit-length class mean w_r is ``normalize(sums)``: the count cancels. Sums of
+    several batches or ranks add up to those of their union, which the means do not.
+    """
+    sums = embeddings.new_zeros(num_classes, embeddings.shape[1])
+    counts = embeddings.new_zeros(num_classes)
+    return (
+        sums.index_add(0, targets, embeddings),
+        counts.index_add(0, targets, torch.ones_like(embeddings[:, 0])),
+    )
+
+
+def true_logits(
+    embeddings: Tensor, targets: Tensor, centroids: Tensor, own: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Each sample's reference of its own class (N, D) and z . w_r (N, 1).
+
+    ``own`` (N, D) stands in for ``centroids[targets]`` where it is given.
+    """
+    reference = centroids.index_select(0, targets) if own is None else own
+    return reference, (embeddings * reference).sum(dim=1, keepdim=True)
+
+
+def target_distribution(
+    confidence: Tensor, num_others: Tensor, temperature: float, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The target q, softmax(onehot / tau2), which takes two values only.
+
+    Returns tau2, q_r, 1 - q_r, log q_r and log q_o, each shaped as ``confidence``; q_o
+    is the probability of each of the ``num_others`` (0-dim) classes but the true one.
+    In log space throughout: exp(1 / tau2) overflows float32 below tau2 = 0.0113.
+    """
+    tau2 = (temperature - epsilon) + 2 * epsilon * confidence  # Eq. 13
+    log_others = num_others.clamp(min=1).log()
+    margin = 1 / tau2 - log_others  # Eq. 10-12: q_r = exp(1/tau2) / (exp(1/tau2) + n)
+    return (
+        tau2,
+        torch.sigmoid(margin),
+        torch.sigmoid(-margin),
+        F.logsigmoid(margin),
+        F.logsigmoid(-margin) - log_others,
+    )
+
+
+def varcon_terms(
+    embeddings: Tensor,
+    targets: Tensor,
+    centroids: Tensor,
+    *,
+    temperature: float,
+    epsilon: float,
+    present: Tensor | None = None,
+    own: Tensor | None = None,
+) -> VarConTerms:
+    """The objective of each sample, as the paper writes it (Eq. 7-13).
+
+    Args:
+        embeddings: (N, D), unit rows.
+        targets: (N,) rows of ``centroids``.
+        centroids: (C, D), unit rows. Detach them for the published objective: here they
+            are an argument like any other, and receive a gradient if they ask for one.
+        temperature: tau_1, > 0.
+        epsilon: how far tau2 moves around ``temperature``; 0 <= epsilon < temperature.
+        present: (C,) bool, the rows of ``centroids`` that count; None means all.
+        own: (N, D), each sample's reference of its own class in place of
+            ``centroids[targets]`` (leave-one-out).
+
+    Returns:
+        Per-sample terms, each (N,), all differentiable. With a single class present
+        they are loss 0, kl 0, nll 0, confidence 1.
+    """
+    _, similarity = true_logits(embeddings, targets, centroids, own)
+    logits = embeddings @ centroids.T / temperature
+    true = similarity / temperature
+    logits = logits.scatter(1, targets[:, None], true)
+    if present is None:
+        num_others = logits.new_tensor(len(centroids) - 1)
+        others = logits.sum(dim=1, keepdim=True) - true
+    else:
+        num_others = present.sum().to(logits) - 1
+        others = logits.masked_fill(~present, 0).sum(dim=1, keepdim=True) - true
+        logits = logits.masked_fill(~present, -torch.inf)
+    lse = logits.logsumexp(dim=1, keepdim=True)
+    log_p = true - lse  # Eq. 8, true class
+    mean_log_p = others / num_others.clamp(min=1) - lse  # Eq. 8, mean of the others
+    confidence = log_p.exp()
+    tau2, q, rest, log_q, log_q_other = target_distribution(
+        confidence, num_others, temperature, epsilon
+    )
+    kl = q * (log_q - log_p) + rest * (log_q_other - mean_log_p)
+    kl = kl.masked_fill(num_others == 0, 0)
+    loss = kl - log_p  # Eq. 7
+    return VarConTerms(*(x[:, 0] for x in (loss, kl, -log_p, confidence, tau2)))

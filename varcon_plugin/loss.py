@@ -1,0 +1,227 @@
+"""`VarConLoss`: the objective as a module."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from varcon_plugin.centroids import BatchCentroids, References
+from varcon_plugin.distributed import active_group, agree, world_size
+from varcon_plugin.functional import VarConTerms, normalize
+from varcon_plugin.fused import fused_varcon_terms
+
+__all__ = ["VarConLoss"]
+
+MIN_TAU2 = 1e-18  # the square of its inverse is still a float32
+
+
+class VarConLoss(nn.Module):
+    """Variational supervised contrastive loss (https://arxiv.org/abs/2506.07413).
+
+    ``embeddings`` are normalised inside; class references are the unit-length class
+    means of the batch, over all ranks. Computed in float32 or better whatever the input
+    or autocast; the gradient comes back in the dtype of the input.
+
+    Across ranks: with a process group, the DDP-averaged gradient equals the gradient of
+    the single-process loss on the concatenated batch, also for batches of different
+    size and for classes that some ranks lack. Each rank returns
+    ``world_size * local_sum / global_count``, so the mean of the returned values over
+    the ranks is the global loss. Every rank must call.
+
+    Args:
+        temperature: tau_1, > 0. Paper's code: 0.1.
+        epsilon: tau2 moves in [temperature - epsilon, temperature + epsilon];
+            0 <= epsilon < temperature. Paper's code: 0.02. 0 fixes tau2.
+        num_classes: labels are in [0, num_classes): no `torch.unique`, no host
+            synchronisation, static shapes. None: any integer labels.
+        leave_one_out: take each sample out of its own class mean, which otherwise
+            inflates its confidence where a class has few samples (ours). Samples
+            without a classmate in the global batch get loss 0, gradient 0 and are not
+            counted in the mean.
+        detach_centroids: stop the gradient at the class means, as published. False
+            lets it flow, in O(N C) memory.
+        reduction: ``"mean"`` over the global batch, or ``"none"`` for this rank's
+            per-sample losses (N,). Unscaled then: reduce them as
+            ``world_size * (weight * loss).sum() / global_count``.
+        gather_distributed: False computes each rank's loss from its own batch alone.
+        process_group: the ranks that share a batch; None is the default group.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        epsilon: float = 0.02,
+        *,
+        num_classes: int | None = None,
+        leave_one_out: bool = False,
+        detach_centroids: bool = True,
+        reduction: Literal["mean", "none"] = "mean",
+        gather_distributed: bool = True,
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
+        if not 0 <= epsilon < temperature:
+            raise ValueError(
+                f"epsilon must be in [0, temperature), got {epsilon} with temperature "
+                f"{temperature}"
+            )
+        if temperature - epsilon < MIN_TAU2:
+            raise ValueError(
+                f"temperature - epsilon must be at least {MIN_TAU2} (float32 overflows "
+                f"below), got temperature {temperature}, epsilon {epsilon}"
+            )
+        if num_classes is not None and num_classes < 1:
+            raise ValueError(f"num_classes must be None or >= 1, got {num_classes}")
+        if reduction not in ("mean", "none"):
+            raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
+        if process_group is not None and not gather_distributed:
+            raise ValueError(
+                "process_group names the ranks to gather from, but gather_distributed "
+                "is False: give one or the other"
+            )
+        self.temperature = temperature
+        self.epsilon = epsilon
+        self.reduction = reduction
+        self.gather_distributed = gather_distributed
+        self.process_group = process_group
+        self.centroids = BatchCentroids(num_classes, leave_one_out, detach_centroids)
+        self._warned = False
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss: a scalar, or (N,) with ``reduction="none"``.
+
+        Args:
+            embeddings: (N, D), floating; all views of all images of this rank.
+            labels: (N,), integer class ids, in the order of ``embeddings``.
+
+        Raises:
+            TypeError: an argument is not a tensor or of the wrong dtype.
+            ValueError: shapes are wrong, lengths differ, or the batch is empty.
+            RuntimeError: another rank's arguments are wrong.
+        """
+        return self.forward_components(embeddings, labels).loss
+
+    def forward_components(self, embeddings: Tensor, labels: Tensor) -> VarConTerms:
+        """The loss as `forward` returns it, with this rank's per-sample terms.
+
+        Only ``loss`` carries a gradient; kl, nll, confidence and tau2 are (N,),
+        detached.
+        """
+        group = active_group(self.process_group) if self.gather_distributed else None
+        error = argument_error(embeddings, labels, self.centroids.num_classes)
+        sizes: list[int] = []
+        if group is not None and not torch.compiler.is_compiling():
+            sizes = agree(error, embeddings, group)
+        elif error is not None:
+            raise error
+
+        with torch.autocast(embeddings.device.type, enabled=False):
+            dtype = torch.promote_types(embeddings.dtype, torch.float32)
+            unit = normalize(embeddings.to(dtype))
+            labels = labels.to(embeddings.device, torch.int64)
+            references = self.centroids(unit, labels, group, sizes)
+            terms = fused_varcon_terms(
+                unit,
+                references.targets,
+                references.centroids,
+                temperature=self.temperature,
+                epsilon=self.epsilon,
+                present=references.present,
+                own=references.own,
+            )
+            return self._reduce(terms, references, world_size(group))
+
+    def _reduce(
+        self, terms: VarConTerms, references: References, ranks: int
+    ) -> VarConTerms:
+        loss, kl, nll, confidence, tau2 = terms
+        if references.counted is not None:
+            alone = ~references.counted
+            loss, kl, nll = (x.masked_fill(alone, 0) for x in (loss, kl, nll))
+        if self.reduction == "mean":
+            loss = loss.sum() * (ranks / references.total.clamp(min=1))
+        self._warn_if_vacuous(references)
+        detached = (x.detach() for x in (kl, nll, confidence, tau2))
+        return VarConTerms(loss, *detached)
+
+    def _warn_if_vacuous(self, references: References) -> None:
+        """Say once, in words, that there is nothing to learn from this batch."""
+        on_host = references.present is None or not references.present.is_cuda
+        if self._warned or not on_host or torch.compiler.is_compiling():
+            return
+        present = references.present
+        classes = len(references.centroids) if present is None else int(present.sum())
+        if classes == 1:
+            reason = "the batch holds a single class"
+        elif references.total == 0:
+            reason = "no sample of the batch has a classmate (leave_one_out)"
+        else:
+            return
+        self._warned = True
+        warnings.warn(
+            f"VarConLoss is 0 with gradient 0: {reason}. Use larger or class-balanced "
+            "batches. Said once.",
+            stacklevel=4,
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return (
+            f"temperature={self.temperature}, epsilon={self.epsilon}, "
+            f"centroids={self.centroids}, reduction={self.reduction!r}, "
+            f"gather_distributed={self.gather_distributed}"
+        )
+
+
+def argument_error(
+    embeddings: Tensor, labels: Tensor, num_classes: int | None
+) -> Exception | None:
+    """What is wrong with a batch, as the exception to raise; None if nothing is."""
+    for name, value in (("embeddings", embeddings), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            return TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if embeddings.ndim != 2:
+        return ValueError(
+            f"embeddings must be 2-D (N, D), got shape {tuple(embeddings.shape)}; "
+            "concatenate several views along the first dimension"
+        )
+    if not embeddings.is_floating_point():
+        return TypeError(f"embeddings must be floating, got {embeddings.dtype}")
+    if labels.ndim != 1:
+        return ValueError(
+            f"labels must be 1-D class ids (N,), got shape {tuple(labels.shape)}; "
+            "multi-hot labels are not supported, one-hot ones need argmax(dim=1)"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        return TypeError(f"labels must be integer class ids, got {labels.dtype}")
+    if len(embeddings) != len(labels):
+        return ValueError(
+            f"embeddings and labels must have the same length, got {len(embeddings)} "
+            f"and {len(labels)}; repeat the labels once for each view"
+        )
+    if len(labels) == 0:
+        return ValueError(
+            "embeddings must hold at least one sample, got an empty batch"
+        )
+    if embeddings.shape[1] == 0:
+        return ValueError("embeddings must have at least one dimension, got D = 0")
+    if num_classes is not None and not (
+        labels.is_cuda or torch.compiler.is_compiling()
+    ):
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= num_classes:
+            return ValueError(
+                f"labels must be in [0, num_classes) = [0, {num_classes}), got "
+                f"{low if low < 0 else high}"
+            )
+    return None
