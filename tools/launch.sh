@@ -1,0 +1,24 @@
+# Sourced by dist_train.sh and dist_test.sh.
+
+# launch GPUS SCRIPT ARGUMENTS...: check once, then one process a GPU under torchrun.
+launch() {
+  local gpus=$1 script
+  script="$(dirname "${BASH_SOURCE[0]}")/$2"
+  shift 2
+  if [[ ! $gpus =~ ^[1-9][0-9]*$ ]]; then
+    echo "GPUS must be a positive number (processes per node), got: $gpus" >&2
+    exit 2
+  fi
+  python "$script" "$@" --check # a mistake is told once, not by every process
+
+  local rendezvous=(--standalone)
+  if [[ ${NNODES:-1} != 1 || -n ${PORT:-} ]]; then
+    rendezvous=(
+      --nnodes "${NNODES:-1}" --node-rank "${NODE_RANK:-0}"
+      --master-addr "${MASTER_ADDR:-127.0.0.1}" --master-port "${PORT:-29500}"
+    )
+  fi
+  export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+  exec torchrun "${rendezvous[@]}" --nproc-per-node "$gpus" \
+    "$script" "$@" --launcher pytorch
+}

@@ -1,0 +1,76 @@
+"""The algorithm: views through backbone and neck, their labels to the head."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmpretrain.models.selfsup.base import BaseSelfSupervisor
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+from torch import Tensor
+
+__all__ = ["VarCon"]
+
+
+@MODELS.register_module()
+class VarCon(BaseSelfSupervisor):
+    """VarCon (https://arxiv.org/abs/2506.07413), beside mmpretrain's SimCLR.
+
+    Takes backbone, neck, head and the other arguments of mmpretrain's self-supervised
+    algorithms; `extract_feat` returns what the backbone returns, as theirs do. Any
+    number of views from ``MultiView``. They are concatenated in order, all images of
+    view 0 before all of view 1, and the labels are repeated accordingly.
+    """
+
+    def loss(
+        self,
+        inputs: list[Tensor] | Tensor,
+        data_samples: list[DataSample] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """The head's loss and log values for a batch.
+
+        Args:
+            inputs: the views, each (B, C, H, W) (as ``MultiView`` and
+                ``default_collate`` yield them), or the only view.
+            data_samples: B samples with one ``gt_label`` each.
+            **kwargs: ignored, as in mmpretrain's algorithms.
+
+        Raises:
+            ValueError: labels are missing, or a sample has several.
+        """
+        views = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        labels = batch_labels(data_samples).repeat(len(views))
+        features = self.backbone(torch.cat(views))
+        if self.with_neck:
+            features = self.neck(features)
+        losses: dict[str, Tensor] = self.head.loss(features[-1], labels)
+        return losses
+
+
+def batch_labels(data_samples: list[DataSample] | None) -> Tensor:
+    """The class ids (B,) of ``data_samples``.
+
+    Raises:
+        ValueError: there are no samples, one has no label, or one has several.
+    """
+    if not data_samples:
+        raise ValueError(
+            "VarCon needs the labels of the images, got no data_samples: end the "
+            "pipeline with PackInputs"
+        )
+    for index, sample in enumerate(data_samples):
+        if "gt_label" not in sample:
+            raise ValueError(
+                "VarCon needs the labels of the images, but sample "
+                f"{index} ({sample.get('img_path', 'no img_path')}) has no gt_label: "
+                "either the dataset has none (with_label=False, a test split, a flat "
+                "folder) or a pipeline step before PackInputs dropped it"
+            )
+        if len(sample.gt_label) != 1:
+            raise ValueError(
+                f"VarCon needs one label for each image, but sample {index} has "
+                f"{len(sample.gt_label)}: multi-label datasets are not supported"
+            )
+    return torch.cat([sample.gt_label for sample in data_samples])

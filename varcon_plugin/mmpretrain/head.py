@@ -1,0 +1,54 @@
+"""The head: the loss, weighted, and what is logged beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import BaseModule
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+from varcon_plugin.functional import VarConTerms
+
+__all__ = ["VarConHead"]
+
+
+@MODELS.register_module()
+class VarConHead(BaseModule):
+    """Turns embeddings and labels into the loss and its log values.
+
+    Args:
+        loss: config of the loss, ``dict(type='VarConLoss', temperature=..., ...)``.
+        loss_weight: factor on the loss; ``1 / world_size`` gives the gradient scale of
+            the authors' script.
+        init_cfg: mmengine's initialisation config.
+    """
+
+    def __init__(
+        self,
+        loss: dict[str, Any] | None = None,
+        loss_weight: float = 1.0,
+        init_cfg: Any = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        self.loss_module = MODELS.build(loss or {"type": "VarConLoss"})
+        self.loss_weight = loss_weight
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> VarConTerms:
+        """The loss and the per-sample terms; where observers put their forward hook."""
+        terms: VarConTerms = self.loss_module.forward_components(embeddings, labels)
+        return terms
+
+    def loss(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What mmengine optimises (``loss``) and logs (the means over this rank).
+
+        Args:
+            embeddings: (N, D), from the neck; normalised by the loss.
+            labels: (N,), integer class ids.
+        """
+        terms = self(embeddings, labels)
+        logged = {name: getattr(terms, name).mean() for name in LOGGED}
+        return {"loss": self.loss_weight * terms.loss, **logged}
+
+
+LOGGED = ("kl", "nll", "tau2", "confidence")  # no name with "loss": those are summed

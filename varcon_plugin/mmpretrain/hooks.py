@@ -1,0 +1,137 @@
+"""Checks that stop a run before it wastes time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import CheckpointLoader, Runner
+from mmpretrain.registry import HOOKS
+from torch import Tensor
+
+__all__ = ["CheckpointKeysHook", "LabelCheckHook", "PretrainedCheckHook"]
+
+
+@HOOKS.register_module()
+class LabelCheckHook(Hook):
+    """Before training: does a training sample still have its label after each step?"""
+
+    def before_train(self, runner: Runner) -> None:
+        """Run the first sample through the pipeline, looking for ``gt_label``.
+
+        Raises:
+            ValueError: names the dataset, or the pipeline step, that lost the label.
+        """
+        dataset = runner.train_dataloader.dataset
+        while hasattr(dataset, "dataset"):  # RepeatDataset and the like
+            dataset = dataset.dataset
+        if not hasattr(dataset, "get_data_info"):
+            return
+        sample = dataset.get_data_info(0)
+        name = type(dataset).__name__
+        if "gt_label" not in sample:
+            raise ValueError(
+                f"VarCon needs labels, but the training dataset {name} has no gt_label "
+                "(with_label=False, a test split, or a folder without class folders?)"
+            )
+        for step in getattr(dataset.pipeline, "transforms", []):
+            sample = step(sample)
+            if sample is None:  # mmengine draws another image then
+                return
+            if "gt_label" not in sample.get("data_samples", sample):
+                raise ValueError(
+                    "VarCon needs labels, but the pipeline step "
+                    f"{type(step).__name__} of the training dataset {name} lost "
+                    "gt_label"
+                )
+
+
+@HOOKS.register_module()
+class PretrainedCheckHook(Hook):
+    """Before training: does the backbone hold exactly what its checkpoint holds?
+
+    mmengine only warns when a pretrained checkpoint does not fit, and a linear
+    evaluation of random features then looks like a bad result.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare the backbone with the checkpoint of its ``init_cfg``.
+
+        Raises:
+            ValueError: no checkpoint is configured, or weights are missing or differ.
+        """
+        backbone = unwrapped(runner).backbone
+        init_cfg = backbone.init_cfg or {}
+        path = init_cfg.get("checkpoint")
+        if not path:
+            raise ValueError(
+                "model.backbone.init_cfg.checkpoint is not set: give the pretrained "
+                "checkpoint, --cfg-options model.backbone.init_cfg.checkpoint=PATH"
+            )
+        prefix = init_cfg.get("prefix", "")
+        loaded = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
+        loaded = loaded.get("state_dict", loaded)
+        wrong = [
+            name
+            for name, value in backbone.state_dict().items()
+            if not same(value, loaded.get(prefix + name))
+        ]
+        if wrong:
+            raise ValueError(
+                f"checkpoint {path} did not fill the backbone: {len(wrong)} of "
+                f"{len(backbone.state_dict())} entries are missing or differ in it "
+                f"(prefix {prefix!r}): {summary(wrong)}"
+            )
+
+
+@HOOKS.register_module()
+class CheckpointKeysHook(Hook):
+    """Refuses a checkpoint of another model, where mmengine only warns."""
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Compare names and shapes of the checkpoint with those of the model.
+
+        Raises:
+            ValueError: lists what is missing, unexpected or of another shape.
+        """
+        state = checkpoint.get("state_dict", checkpoint)
+        loaded = {name.removeprefix("module."): v for name, v in state.items()}
+        model = unwrapped(runner).state_dict()
+        missing = [name for name in model if name not in loaded]
+        unexpected = [name for name in loaded if name not in model]
+        reshaped = [
+            f"{name} {tuple(loaded[name].shape)} for {tuple(value.shape)}"
+            for name, value in model.items()
+            if name in loaded and loaded[name].shape != value.shape
+        ]
+        problems = {
+            "missing": missing,
+            "unexpected": unexpected,
+            "of another shape": reshaped,
+        }
+        found = [
+            f"{kind}: {summary(names)}" for kind, names in problems.items() if names
+        ]
+        if found:
+            raise ValueError(
+                "the checkpoint is of another model than the config; "
+                + "; ".join(found)
+            )
+
+
+def unwrapped(runner: Runner) -> Any:
+    """The runner's model without its DDP wrapper."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model
+
+
+def same(value: Tensor, loaded: Tensor | None) -> bool:
+    """Whether the two hold the same numbers."""
+    return loaded is not None and torch.equal(value.cpu(), loaded.cpu())
+
+
+def summary(names: list[str], most: int = 5) -> str:
+    """The first of ``names`` and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,168 @@
+"""mmpretrain's own train and test scripts, with checks first and on the CPU too."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import mmpretrain
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmpretrain.registry import DATASETS
+
+from varcon_plugin.mmpretrain.cpu import has_accelerator
+
+__all__ = ["main"]
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+class UsageError(Exception):
+    """A mistake of the caller's: shown as one line, without a traceback."""
+
+
+def main(name: str) -> None:
+    """Run mmpretrain's ``tools/<name>.py`` (train or test) on ``sys.argv``.
+
+    One flag more than mmpretrain's: ``--check`` stops after the checks. Without a GPU,
+    several processes run on gloo.
+    """
+    check_only = "--check" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--check"]
+    script: Any = shipped_script(name)
+    parse_args, merge_args = script.parse_args, script.merge_args
+
+    def parse_and_check() -> Any:
+        args = parse_args()
+        check_file("config", args.config)
+        if name == "test":
+            check_file("checkpoint", args.checkpoint)
+        return args
+
+    def merge_and_prepare(cfg: Config, args: Any) -> Config:
+        cfg = merge_args(cfg, args)
+        check_config(cfg, name)
+        if check_only:
+            sys.exit()
+        prepare(cfg, name)
+        return cfg
+
+    script.parse_args, script.merge_args = parse_and_check, merge_and_prepare
+    try:
+        script.main()
+    except UsageError as error:
+        sys.exit(f"{name}.py: {error}" if is_first_process() else 1)
+
+
+def shipped_script(name: str) -> ModuleType:
+    """The script ``tools/<name>.py`` that the mmpretrain wheel ships, as a module."""
+    path = Path(mmpretrain.__file__).parent / ".mim" / "tools" / f"{name}.py"
+    check_file("mmpretrain's script", str(path))
+    spec = importlib.util.spec_from_file_location(f"mmpretrain_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_file(what: str, path: str) -> None:
+    """Raise UsageError if ``path`` names a local file that is not there."""
+    if "://" not in path and not Path(path).is_file():
+        raise UsageError(f"{what} not found: {path}")
+
+
+def check_config(cfg: Config, name: str) -> None:
+    """Raise UsageError for what would fail only once the run has been set up."""
+    needed = f"{name}_dataloader"
+    if cfg.get(needed) is None:
+        raise UsageError(f"{cfg.filename} has no {needed}")
+    for loader in LOADERS:
+        if cfg.get(loader) is not None and (name == "train" or loader == needed):
+            check_data(loader, cfg[loader]["dataset"])
+    if cfg.get("load_from"):
+        check_file("checkpoint", cfg.load_from)
+    init_cfg = cfg.model.get("backbone", {}).get("init_cfg") or {}
+    if name == "train" and isinstance(init_cfg, dict) and "checkpoint" in init_cfg:
+        key = "model.backbone.init_cfg.checkpoint"
+        if not init_cfg["checkpoint"]:
+            raise UsageError(
+                f"{key} is not set: add --cfg-options {key}=PATH to the command"
+            )
+        check_file(f"checkpoint ({key})", init_cfg["checkpoint"])
+
+
+def check_data(loader: str, dataset: Any) -> None:
+    """Raise UsageError if the folder of a dataset config is missing."""
+    while "dataset" in dataset:  # RepeatDataset and the like
+        dataset = dataset["dataset"]
+    root = dataset.get("data_root")
+    if not root or "://" in root:
+        return
+    cls = DATASETS.get(dataset["type"])
+    can_download = cls and "download" in inspect.signature(cls.__init__).parameters
+    if can_download and dataset.get("download", True):
+        return
+    folder = Path(root).expanduser()
+    split = dataset.get("split")
+    if split and not (folder / "meta" / f"{split}.txt").exists():
+        folder = folder / split
+    if not folder.is_dir():
+        raise UsageError(
+            f"data folder not found: {folder} ({loader}); put the images there as "
+            f"{folder}/<class>/*, or name another place with --cfg-options "
+            f"{loader}.dataset.data_root=FOLDER"
+        )
+
+
+def prepare(cfg: Config, name: str) -> None:
+    """Add our checks to the run, and make it fit a machine without a GPU."""
+    hooks = list(cfg.get("custom_hooks") or [])
+    if name == "test" or cfg.get("resume"):
+        hooks.append({"type": "mmpretrain.CheckpointKeysHook"})
+    if cfg.model.get("type") == "VarCon" and name == "train":
+        hooks.append({"type": "mmpretrain.LabelCheckHook"})
+    cfg.custom_hooks = hooks
+    if has_accelerator():
+        return
+    if cfg.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper":
+        cfg.optim_wrapper = {
+            key: value
+            for key, value in cfg.optim_wrapper.items()
+            if key not in ("dtype", "loss_scale", "use_fsdp")
+        } | {"type": "OptimWrapper"}
+        if is_first_process():
+            print_log("No GPU: training in float32 instead of mixed precision.")
+    if cfg.launcher != "none":
+        if cfg.launcher == "slurm":
+            use_slurm_environment()
+        dist.init_process_group("gloo")
+        cfg.model_wrapper_cfg = {
+            "type": "CPUDistributedDataParallel",
+            "broadcast_buffers": False,
+            "find_unused_parameters": cfg.get("find_unused_parameters", False),
+        }
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of the job that should speak."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))) == 0
+
+
+def use_slurm_environment() -> None:
+    """Say to torch what Slurm says of this process."""
+    if "MASTER_ADDR" not in os.environ:
+        nodes = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
+        hosts = subprocess.run(nodes, capture_output=True, text=True, check=True)
+        os.environ["MASTER_ADDR"] = hosts.stdout.split()[0]
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = os.environ["SLURM_NTASKS"]
+    os.environ["LOCAL_RANK"] = os.environ["SLURM_LOCALID"]
+    os.environ.setdefault("MASTER_PORT", "29500")
