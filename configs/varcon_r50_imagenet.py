@@ -27,6 +27,11 @@ model = dict(
         loss=dict(type="VarConLoss", temperature=0.1, epsilon=0.02, num_classes=1000),
     ),
 )
-train_dataloader = dict(batch_size=512, num_workers=8)
+train_dataloader = dict(
+    batch_size=512,
+    num_workers=8,
+    # the inherited one carries a _scope_ key that mmengine hands to the function
+    collate_fn=dict(_delete_=True, type="default_collate"),
+)
 optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
 auto_scale_lr = dict(base_batch_size=4096)

@@ -11,7 +11,6 @@ from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.datasets import Digits
 from varcon_plugin.mmpretrain.head import VarConHead
 from varcon_plugin.mmpretrain.hooks import (
-    CheckpointKeysHook,
     LabelCheckHook,
     PretrainedCheckHook,
 )
@@ -20,7 +19,6 @@ MODELS.register_module(module=VarConLoss)
 
 __all__ = [
     "CPUDistributedDataParallel",
-    "CheckpointKeysHook",
     "Digits",
     "LabelCheckHook",
     "PretrainedCheckHook",

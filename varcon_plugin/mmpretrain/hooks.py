@@ -11,7 +11,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-__all__ = ["CheckpointKeysHook", "LabelCheckHook", "PretrainedCheckHook"]
+__all__ = ["LabelCheckHook", "PretrainedCheckHook"]
 
 
 @HOOKS.register_module()
@@ -83,41 +83,6 @@ class PretrainedCheckHook(Hook):
                 f"checkpoint {path} did not fill the backbone: {len(wrong)} of "
                 f"{len(backbone.state_dict())} entries are missing or differ in it "
                 f"(prefix {prefix!r}): {summary(wrong)}"
-            )
-
-
-@HOOKS.register_module()
-class CheckpointKeysHook(Hook):
-    """Refuses a checkpoint of another model, where mmengine only warns."""
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Compare names and shapes of the checkpoint with those of the model.
-
-        Raises:
-            ValueError: lists what is missing, unexpected or of another shape.
-        """
-        state = checkpoint.get("state_dict", checkpoint)
-        loaded = {name.removeprefix("module."): v for name, v in state.items()}
-        model = unwrapped(runner).state_dict()
-        missing = [name for name in model if name not in loaded]
-        unexpected = [name for name in loaded if name not in model]
-        reshaped = [
-            f"{name} {tuple(loaded[name].shape)} for {tuple(value.shape)}"
-            for name, value in model.items()
-            if name in loaded and loaded[name].shape != value.shape
-        ]
-        problems = {
-            "missing": missing,
-            "unexpected": unexpected,
-            "of another shape": reshaped,
-        }
-        found = [
-            f"{kind}: {summary(names)}" for kind, names in problems.items() if names
-        ]
-        if found:
-            raise ValueError(
-                "the checkpoint is of another model than the config; "
-                + "; ".join(found)
             )
 
 

@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,9 +16,12 @@ import mmpretrain
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
-from mmpretrain.registry import DATASETS
+from mmengine.registry import init_default_scope
+from mmengine.runner import CheckpointLoader, find_latest_checkpoint
+from mmpretrain.registry import DATASETS, MODELS
 
 from varcon_plugin.mmpretrain.cpu import has_accelerator
+from varcon_plugin.mmpretrain.hooks import summary
 
 __all__ = ["main"]
 
@@ -81,22 +85,59 @@ def check_file(what: str, path: str) -> None:
 
 def check_config(cfg: Config, name: str) -> None:
     """Raise UsageError for what would fail only once the run has been set up."""
+    init_default_scope(cfg.get("default_scope", "mmpretrain"))
     needed = f"{name}_dataloader"
     if cfg.get(needed) is None:
         raise UsageError(f"{cfg.filename} has no {needed}")
     for loader in LOADERS:
         if cfg.get(loader) is not None and (name == "train" or loader == needed):
             check_data(loader, cfg[loader]["dataset"])
-    if cfg.get("load_from"):
-        check_file("checkpoint", cfg.load_from)
-    init_cfg = cfg.model.get("backbone", {}).get("init_cfg") or {}
+    if name == "test" or cfg.get("resume"):
+        path = cfg.get("load_from") or find_latest_checkpoint(cfg.work_dir)
+        if path:
+            check_checkpoint(cfg.model, path)
+    backbone = cfg.model.get("backbone", {})
+    init_cfg = backbone.get("init_cfg") or {}
     if name == "train" and isinstance(init_cfg, dict) and "checkpoint" in init_cfg:
-        key = "model.backbone.init_cfg.checkpoint"
         if not init_cfg["checkpoint"]:
+            key = "model.backbone.init_cfg.checkpoint"
             raise UsageError(
                 f"{key} is not set: add --cfg-options {key}=PATH to the command"
             )
-        check_file(f"checkpoint ({key})", init_cfg["checkpoint"])
+        check_checkpoint(backbone, init_cfg["checkpoint"], init_cfg.get("prefix", ""))
+
+
+def check_checkpoint(model_cfg: Any, path: str, prefix: str = "") -> None:
+    """Raise UsageError if the weights at ``path`` are not those of a model.
+
+    mmengine only warns, and goes on with random weights. Under ``prefix`` the
+    checkpoint may hold more than the model (a neck, a head), not less.
+    """
+    check_file("checkpoint", path)
+    if not is_first_process():
+        return
+    checkpoint = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
+    state = checkpoint.get("state_dict", checkpoint)
+    model = MODELS.build(deepcopy(model_cfg)).state_dict()
+    wanted = {prefix + name: tuple(value.shape) for name, value in model.items()}
+    found = {
+        name.removeprefix("module."): tuple(value.shape)
+        for name, value in state.items()
+        if name.removeprefix("module.").startswith(prefix)
+    }
+    both = wanted.keys() & found.keys()
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
+        "of another shape": [
+            f"{name} {found[name]} for {wanted[name]}"
+            for name in sorted(both)
+            if found[name] != wanted[name]
+        ],
+    }
+    told = [f"{kind}: {summary(names)}" for kind, names in problems.items() if names]
+    if told:
+        raise UsageError(f"checkpoint {path} is of another model; {'; '.join(told)}")
 
 
 def check_data(loader: str, dataset: Any) -> None:
@@ -125,8 +166,6 @@ def check_data(loader: str, dataset: Any) -> None:
 def prepare(cfg: Config, name: str) -> None:
     """Add our checks to the run, and make it fit a machine without a GPU."""
     hooks = list(cfg.get("custom_hooks") or [])
-    if name == "test" or cfg.get("resume"):
-        hooks.append({"type": "mmpretrain.CheckpointKeysHook"})
     if cfg.model.get("type") == "VarCon" and name == "train":
         hooks.append({"type": "mmpretrain.LabelCheckHook"})
     cfg.custom_hooks = hooks
