@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
+
+from varcon_plugin.checkpoint import load_state_dict
 
 __all__ = ["LabelCheckHook", "PretrainedCheckHook"]
 
@@ -71,8 +73,7 @@ class PretrainedCheckHook(Hook):
                 "checkpoint, --cfg-options model.backbone.init_cfg.checkpoint=PATH"
             )
         prefix = init_cfg.get("prefix", "")
-        loaded = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
-        loaded = loaded.get("state_dict", loaded)
+        loaded = load_state_dict(path)
         wrong = [
             name
             for name, value in backbone.state_dict().items()

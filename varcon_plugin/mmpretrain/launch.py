@@ -17,9 +17,10 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import CheckpointLoader, find_latest_checkpoint
+from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 
+from varcon_plugin.checkpoint import load_state_dict
 from varcon_plugin.mmpretrain.cpu import has_accelerator
 from varcon_plugin.mmpretrain.hooks import summary
 
@@ -116,14 +117,16 @@ def check_checkpoint(model_cfg: Any, path: str, prefix: str = "") -> None:
     check_file("checkpoint", path)
     if not is_first_process():
         return
-    checkpoint = CheckpointLoader.load_checkpoint(path, "cpu", logger="silent")
-    state = checkpoint.get("state_dict", checkpoint)
+    try:
+        state = load_state_dict(path)
+    except ValueError as error:
+        raise UsageError(error) from error
     model = MODELS.build(deepcopy(model_cfg)).state_dict()
     wanted = {prefix + name: tuple(value.shape) for name, value in model.items()}
     found = {
-        name.removeprefix("module."): tuple(value.shape)
+        name: tuple(value.shape)
         for name, value in state.items()
-        if name.removeprefix("module.").startswith(prefix)
+        if name.startswith(prefix)
     }
     both = wanted.keys() & found.keys()
     problems = {
