@@ -1,0 +1,145 @@
+"""Train VarCon on handwritten digits through mmpretrain, then judge what it learned.
+
+    python tools/quickstart.py
+
+One process a GPU, or two processes on the CPU. Writes work_dirs/quickstart: the
+checkpoints and logs, metrics.json and embeddings.png.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from torch.utils.data import DataLoader, default_collate
+
+from varcon_plugin.checkpoint import load_state_dict
+from varcon_plugin.evaluation.knn import knn_accuracy
+from varcon_plugin.evaluation.linear import linear_probe
+from varcon_plugin.mmpretrain import Digits
+
+CONFIG = Path("configs/varcon_r18_digits.py")
+OUT = Path("work_dirs/quickstart")
+K, TEMPERATURE = 20, 0.07  # DINO's k-NN evaluation
+MUST_REACH = 0.95
+
+Split = tuple[Tensor, Tensor]  # features (N, D), labels (N,)
+
+
+def train(processes: int) -> Path:
+    """Run the recipe on ``processes`` processes; returns its last checkpoint."""
+    command = ["bash", "tools/dist_train.sh", str(CONFIG), str(processes)]
+    subprocess.run([*command, "--work-dir", str(OUT)], check=True)
+    return Path((OUT / "last_checkpoint").read_text().strip())
+
+
+@torch.no_grad()
+def features(model: nn.Module, split: str) -> Split:
+    """Pooled backbone features of all images of ``split``."""
+    pipeline = [dict(type="Resize", scale=16), dict(type="PackInputs")]
+    dataset = Digits(split=split, pipeline=pipeline)
+    pooled, labels = [], []
+    for batch in DataLoader(dataset, 256, collate_fn=collate):
+        data = model.data_preprocessor(batch)
+        pooled.append(model.extract_feat(data["inputs"])[-1].mean(dim=(2, 3)).cpu())
+        labels += [sample.gt_label for sample in data["data_samples"]]
+    return torch.cat(pooled), torch.cat(labels).cpu()
+
+
+def collate(samples: list[dict]) -> dict:
+    """Stack the images, keep the samples a list."""
+    return {
+        "inputs": default_collate([sample["inputs"] for sample in samples]),
+        "data_samples": [sample["data_samples"] for sample in samples],
+    }
+
+
+def judge(bank: Split, held_out: Split) -> dict[str, float]:
+    """k-NN and linear top-1 of held-out images, in [0, 1]."""
+    knn = knn_accuracy(*bank, *held_out, ks=[K], temperatures=[TEMPERATURE])
+    return {
+        "knn_top1": knn[K, TEMPERATURE].top1 / 100,
+        "linear_top1": linear_probe(*bank, *held_out).top1 / 100,
+    }
+
+
+def draw(held_out: dict[str, Split], path: Path) -> None:
+    """t-SNE of each encoder's features of the held-out digits, side by side."""
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+    from sklearn.manifold import TSNE
+
+    figure, axes = plt.subplots(1, len(held_out), figsize=(12, 6), layout="constrained")
+    for axis, (title, (vectors, labels)) in zip(axes, held_out.items(), strict=True):
+        points = TSNE(random_state=0).fit_transform(normalize(vectors).numpy())
+        axis.scatter(*points.T, s=0)  # sets the limits
+        for (x, y), label in zip(points, labels.tolist(), strict=True):
+            colour = plt.get_cmap("tab10")(label)
+            axis.text(x, y, str(label), color=colour, ha="center", va="center", size=9)
+        axis.set(title=title, xticks=[], yticks=[])
+    figure.suptitle("Backbone features of the 450 held-out digits (t-SNE, cosine)")
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    """Train, evaluate, and say what to look at."""
+    console = Console()
+    gpus = torch.cuda.device_count()
+    where = f"{gpus} GPUs" if gpus else "the CPU (two processes)"
+    console.rule(f"1/2 Training {CONFIG} on {where}, about a minute")
+    checkpoint = train(gpus or 2)
+
+    console.rule("2/2 Evaluating the frozen backbone on held-out digits")
+    cfg = Config.fromfile(CONFIG)
+    init_default_scope("mmpretrain")
+    torch.manual_seed(0)
+    model = MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor})
+    model.init_weights()
+    model.eval().to("cuda" if gpus else "cpu")
+    results, held_out = {}, {}
+    for name in ("untrained", "VarCon"):
+        if name == "VarCon":
+            model.load_state_dict(load_state_dict(checkpoint))
+        held_out[name] = features(model, "test")
+        results[name] = judge(features(model, "train"), held_out[name])
+
+    table = Table("backbone", f"k-NN top-1 (k = {K})", "linear top-1")
+    for name, result in results.items():
+        table.add_row(name, *(f"{100 * value:.1f} %" for value in result.values()))
+    console.print(table)
+    draw(held_out, OUT / "embeddings.png")
+    record = {
+        **results["VarCon"],
+        "untrained": results["untrained"],
+        "config": str(CONFIG),
+        "checkpoint": str(checkpoint),
+        "command": "python tools/quickstart.py",
+        "machine": f"{platform.machine()}, {where}",
+        "torch": torch.__version__,
+    }
+    (OUT / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
+    console.print("Look at:")
+    for path, what in (
+        (OUT / "metrics.json", "these numbers"),
+        (OUT / "embeddings.png", "the held-out digits as the backbone sees them"),
+        (checkpoint, "the trained model"),
+    ):
+        console.print(f"  {path}  {what}", highlight=False, soft_wrap=True)
+    if results["VarCon"]["knn_top1"] < MUST_REACH:
+        sys.exit(f"k-NN top-1 is below {MUST_REACH}: training did not work here")
+
+
+if __name__ == "__main__":
+    main()
