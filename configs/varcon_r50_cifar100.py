@@ -69,6 +69,7 @@ train_dataloader = dict(
     num_workers=4,
     drop_last=True,
     persistent_workers=True,
+    collate_fn=dict(type="default_collate"),
     dataset=dict(pipeline=train_pipeline),
 )
 val_dataloader = None

@@ -1,0 +1,31 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+from PIL import Image
+
+import varcon_plugin.mmpretrain  # noqa: F401  registers everything
+
+REPO = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def default_scope():
+    init_default_scope("mmpretrain")
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """Eight JPEGs of two classes: train/<class>/*.JPEG and the same in val."""
+    root = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("n01", "n02"):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for index in range(4):
+                coarse = random.integers(0, 256, (8, 10, 3), dtype=np.uint8)
+                image = Image.fromarray(coarse).resize((320, 256), Image.BICUBIC)
+                image.save(folder / f"{index}.JPEG")
+    return root

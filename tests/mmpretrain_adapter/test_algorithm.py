@@ -1,0 +1,82 @@
+import pytest
+import torch
+from mmpretrain.registry import MODELS
+from mmpretrain.structures import DataSample
+
+from varcon_plugin import VarConLoss
+
+IMAGES, VIEWS = 6, 3
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    config = {
+        "type": "VarCon",
+        "backbone": {"type": "ResNet_CIFAR", "depth": 18, "base_channels": 8,
+                     "stem_channels": 8},
+        "neck": {"type": "MoCoV2Neck", "in_channels": 64, "hid_channels": 16,
+                 "out_channels": 8},
+        "head": {"type": "VarConHead", "loss_weight": 0.5,
+                 "loss": {"type": "VarConLoss", "temperature": 0.2}},
+    }  # fmt: skip
+    return MODELS.build(config).eval()
+
+
+@pytest.fixture
+def views():
+    torch.manual_seed(1)
+    return [torch.randn(IMAGES, 3, 16, 16) for _ in range(VIEWS)]
+
+
+def samples(labels):
+    return [DataSample().set_gt_label(label) for label in labels]
+
+
+def test_loss_is_the_core_loss_of_all_views_with_labels_in_view_order(model, views):
+    labels = [0, 1, 2, 0, 1, 2]
+    losses = model(views, samples(labels), mode="loss")
+    embeddings = torch.cat([model.neck(model.backbone(view))[0] for view in views])
+    repeated = torch.tensor(labels * VIEWS)
+    criterion = VarConLoss(temperature=0.2)
+    terms = criterion.forward_components(embeddings, repeated)
+    torch.testing.assert_close(losses["loss"], 0.5 * terms.loss)
+    for name in ("kl", "nll", "tau2", "confidence"):
+        torch.testing.assert_close(losses[name], getattr(terms, name).mean())
+
+
+def test_mmengine_optimises_the_loss_alone(model, views):
+    losses = model(views, samples([0, 1, 2, 0, 1, 2]), mode="loss")
+    total, logged = model.parse_losses(losses)
+    torch.testing.assert_close(total, losses["loss"])
+    assert set(logged) == {"loss", "kl", "nll", "tau2", "confidence"}
+
+
+def test_a_single_tensor_is_a_single_view(model, views):
+    one = model(views[0], samples([0, 1, 2, 0, 1, 2]), mode="loss")
+    listed = model(views[:1], samples([0, 1, 2, 0, 1, 2]), mode="loss")
+    assert torch.equal(one["loss"], listed["loss"])
+
+
+def test_extract_feat_returns_the_backbone_output(model, views):
+    (features,) = model.extract_feat(views[0])
+    assert torch.equal(features, model.backbone(views[0])[0])
+    assert features.shape == (IMAGES, 64, 2, 2)
+
+
+@pytest.mark.parametrize("given", [None, []])
+def test_no_samples_are_an_error_that_names_the_step(model, views, given):
+    with pytest.raises(ValueError, match="PackInputs"):
+        model(views, given, mode="loss")
+
+
+def test_a_sample_without_label_is_an_error_that_names_it(model, views):
+    given = [*samples([0, 1, 2, 0, 1]), DataSample(metainfo={"img_path": "x.png"})]
+    with pytest.raises(ValueError, match=r"sample 5 \(x\.png\) has no gt_label"):
+        model(views, given, mode="loss")
+
+
+def test_several_labels_of_one_image_are_an_error(model, views):
+    given = samples([[0, 1], 1, 2, 0, 1, 2])
+    with pytest.raises(ValueError, match="sample 0 has 2"):
+        model(views, given, mode="loss")
