@@ -17,6 +17,7 @@ from pathlib import Path
 import matplotlib as mpl
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from rich.console import Console
@@ -42,7 +43,7 @@ def train(processes: int) -> Path:
     """Run the recipe on ``processes`` processes; returns its last checkpoint."""
     command = ["bash", "tools/dist_train.sh", str(CONFIG), str(processes)]
     subprocess.run([*command, "--work-dir", str(OUT)], check=True)
-    return Path((OUT / "last_checkpoint").read_text().strip())
+    return OUT / Path((OUT / "last_checkpoint").read_text().strip()).name
 
 
 @torch.no_grad()
@@ -83,7 +84,9 @@ def draw(held_out: dict[str, Split], path: Path) -> None:
 
     figure, axes = plt.subplots(1, len(held_out), figsize=(12, 6), layout="constrained")
     for axis, (title, (vectors, labels)) in zip(axes, held_out.items(), strict=True):
-        points = TSNE(random_state=0).fit_transform(normalize(vectors).numpy())
+        points = TSNE(max_iter=500, random_state=0).fit_transform(
+            normalize(vectors).numpy()
+        )
         axis.scatter(*points.T, s=0)  # sets the limits
         for (x, y), label in zip(points, labels.tolist(), strict=True):
             colour = plt.get_cmap("tab10")(label)
@@ -104,6 +107,7 @@ def main() -> None:
     console.rule("2/2 Evaluating the frozen backbone on held-out digits")
     cfg = Config.fromfile(CONFIG)
     init_default_scope("mmpretrain")
+    MMLogger.get_instance("quickstart", log_level="WARNING")
     torch.manual_seed(0)
     model = MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor})
     model.init_weights()
