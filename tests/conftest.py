@@ -19,6 +19,11 @@ RANKS = 4
 TIMEOUT = 60  # seconds until a rank that waits for nobody gives up
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=GOLDEN_CASES)
 def golden(request: pytest.FixtureRequest) -> dict[str, Any]:
     """One case computed by the authors' code: inputs, loss terms, gradient; float64."""

@@ -215,7 +215,7 @@ def test_deterministic() -> None:
 
 def test_confident_samples_keep_their_digits_in_float32() -> None:
     """-log p near p = 1 by log1p, where s_r - lse would round to a few digits."""
-    w = normalize(torch.randn(20, 8, dtype=torch.float64))
+    w = normalize(torch.randn(20, 64, dtype=torch.float64))
     t = torch.arange(20)
     z = normalize(w + 0.01)
     settings: Any = {"temperature": 0.05, "epsilon": 0.02}

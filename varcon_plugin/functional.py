@@ -77,10 +77,9 @@ class _Normalize(torch.autograd.Function):
         vectors, unit, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: be differentiable again
             unit, inverse = _divide_by_norm(vectors)
-            radial = torch.linalg.vecdot(grad, unit)[..., None]
-            return torch.addcmul(grad, unit, radial, value=-1) * inverse
-        radial = torch.linalg.vecdot(grad, unit)[..., None]
-        return torch.addcmul(grad, unit, radial, value=-1).mul_(inverse)
+        radial = (grad * unit).sum(dim=-1, keepdim=True)  # untouched by autocast
+        tangential: Tensor = torch.addcmul(grad, unit, radial, value=-1)
+        return tangential * inverse
 
 
 def class_sums(

@@ -130,7 +130,7 @@ def _evaluate(
         weights = present.to(centroids)
         centroids = centroids.masked_fill(~present[:, None], 0)
     num_others = weights.sum() - 1
-    total = weights @ centroids  # (D,), sum of the references of all classes
+    total = torch.mv(centroids.T, weights)  # (D,), sum of the references of all classes
     others = _attend_to_others(
         embeddings, targets, centroids, weights, temperature, gradient
     )
@@ -249,7 +249,7 @@ def _tile_shape(
     """How many samples and classes to hold the logits of at a time."""
     columns = _even(num_classes, num_classes if whole_rows else TILE_COLUMNS)
     size = TILE_BYTES_ON_DEVICE
-    if embeddings.device.type == "cpu":
+    if embeddings.device.type == "cpu" and not torch.compiler.is_compiling():
         size = TILE_BYTES_PER_CORE * torch.get_num_threads()
     rows = size // (columns * embeddings.element_size())
     return _even(len(embeddings), max(MIN_TILE_ROWS, rows)), columns

@@ -176,7 +176,7 @@ class VarConLoss(nn.Module):
         warnings.warn(
             f"VarConLoss is 0 with gradient 0: {reason}. Use larger or class-balanced "
             "batches. Said once.",
-            stacklevel=4,
+            stacklevel=2,
         )
 
     def extra_repr(self) -> str:
