@@ -30,9 +30,9 @@ class ClusteringResult(NamedTuple):
     Attributes:
         accuracy: percent of samples in the cluster matched to their class, for the best
             one-to-one matching (Hungarian).
-        nmi: normalised mutual information in [0, 1], divided by the arithmetic mean of
-            the entropies.
-        ari: adjusted Rand index, 0 for random clusters, 1 at most.
+        nmi: normalised mutual information, over the arithmetic mean of the entropies,
+            times 100.
+        ari: adjusted Rand index, 0 for random clusters, times 100.
         purity: percent of samples in the majority class of their cluster.
         clusters: how many, the number of classes that occur.
         samples: how many were clustered.
@@ -77,12 +77,11 @@ def agreement(labels: Any, clusters: Any) -> ClusteringResult:
     """How well ``clusters`` (N,) fit ``labels`` (N,)."""
     table = contingency_matrix(labels, clusters)
     rows, columns = linear_sum_assignment(table, maximize=True)
+    nmi = normalized_mutual_info_score(labels, clusters, average_method=NMI_AVERAGE)
     return ClusteringResult(
         accuracy=100 * float(table[rows, columns].sum()) / len(labels),
-        nmi=float(
-            normalized_mutual_info_score(labels, clusters, average_method=NMI_AVERAGE)
-        ),
-        ari=float(adjusted_rand_score(labels, clusters)),
+        nmi=100 * float(nmi),
+        ari=100 * float(adjusted_rand_score(labels, clusters)),
         purity=100 * float(table.max(axis=0).sum()) / len(labels),
         clusters=table.shape[1],
         samples=len(labels),

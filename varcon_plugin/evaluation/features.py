@@ -181,6 +181,7 @@ def export_features(features: Features, path: Path, about: dict[str, str]) -> No
         save_file(tensors, temporary, text)
     else:
         raise ValueError(f"features are exported to .npz or .safetensors, not {path}")
+    temporary.chmod(0o644)  # safetensors' own would keep others from reading it
     temporary.replace(path)
 
 

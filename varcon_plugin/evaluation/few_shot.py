@@ -86,7 +86,7 @@ def few_shot(
     for draw in range(draws):
         order = shuffled_classes(train_ids, seed, draw)
         for count in shots:
-            chosen = torch.cat([members[:count] for members in order])
+            chosen = torch.cat([members[:count] for members in order]).to(train.device)
             for name, classify in CLASSIFIERS.items():
                 predicted = classify(train[chosen], train_ids[chosen], test)
                 hits = (predicted == test_ids).double()
@@ -98,6 +98,7 @@ def few_shot(
 
 def shuffled_classes(labels: Tensor, seed: int, draw: int) -> list[Tensor]:
     """The positions of each class in a random order that ``seed`` and ``draw`` fix."""
+    labels = labels.cpu()
     generator = torch.Generator().manual_seed(1_000_003 * seed + draw)
     order = torch.randperm(len(labels), generator=generator)
     by_class = order[labels[order].argsort(stable=True)]

@@ -4,54 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["fill", "read_checkpoint", "read_weights"]
+from varcon_plugin.checkpoint import load_state_dict
 
-CONTAINERS = ("state_dict", "model", "model_state_dict")
+__all__ = ["fill", "read_weights"]
 
 
-def read_checkpoint(path: Path, allow: Sequence[Any] = ()) -> Any:
-    """What a safetensors or torch file holds, on the host; nothing in it is executed.
-
-    Args:
-        path: of the file.
-        allow: what a torch file may refer to besides torch's own classes, as
-            ``torch.serialization.safe_globals`` takes it.
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors by name of a safetensors file or of any other checkpoint.
 
     Raises:
-        ValueError: the file is missing, or refers to anything else.
+        FileNotFoundError: there is no such file.
+        ValueError: as `load_state_dict`.
     """
-    if not path.is_file():
-        raise ValueError(f"checkpoint not found: {path}")
-    if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors" and path.is_file():
         return load_file(path)
-    try:
-        with torch.serialization.safe_globals(list(allow)):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"cannot read checkpoint {path}: {error}") from error
-
-
-def read_weights(path: Path, allow: Sequence[Any] = ()) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, whatever it wraps them in.
-
-    Raises:
-        ValueError: as `read_checkpoint`, or it holds no tensors.
-    """
-    found = read_checkpoint(path, allow)
-    for container in CONTAINERS:
-        if isinstance(found, Mapping) and isinstance(found.get(container), Mapping):
-            found = found[container]
-            break
-    tensors = {k: v for k, v in dict(found).items() if isinstance(v, Tensor)}
-    if not tensors:
-        raise ValueError(f"checkpoint {path} holds no tensors")
-    return tensors
+    return load_state_dict(path)
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS, TRANSFORMS
 from torch import Tensor, nn
@@ -117,7 +116,7 @@ def load_encoder(
     if cfg.get("data_preprocessor") is not None:
         model_cfg.setdefault("data_preprocessor", cfg.data_preprocessor.to_dict())
     model = MODELS.build(model_cfg)
-    weights = read_weights(checkpoint, SAFE_GLOBALS)
+    weights = read_weights(checkpoint)
     fill(model.backbone, weights, str(checkpoint))
     pipeline = test_pipeline(cfg)
     bgr = reads_bgr(cfg) or flips(model.data_preprocessor)
@@ -128,22 +127,6 @@ def load_encoder(
         "checkpoint": str(checkpoint),
     }
     return Encoder(MMEncoder(model, bgr), MMTransform(pipeline, bgr), about)
-
-
-# What mmengine's checkpoints refer to: the history of the log, and numpy numbers in it,
-# under the names of numpy 1 and of numpy 2.
-REBUILD = (np.array(0).__reduce__()[0], np.float64(0).__reduce__()[0])
-SAFE_GLOBALS: list[Any] = [
-    HistoryBuffer,
-    np.ndarray,
-    np.dtype,
-    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "u4", "u8", "?")),
-    *(
-        (function, f"numpy.{core}.multiarray.{function.__name__}")
-        for function in REBUILD
-        for core in ("core", "_core")
-    ),
-]
 
 
 def load_splits(config: Path, options: dict[str, Any] | None = None) -> Splits:
