@@ -149,8 +149,14 @@ def _folder(root: Path, image_size: int) -> Datasets:
             f"train and val of {str(root)!r} must hold the same class folders; in one "
             f"of them only: {', '.join(differ[:5])}"
         )
-    parts = (LightlyDataset.from_torch_dataset(part) for part in (train, bank, val))
-    return Datasets(*parts, len(train.classes), image_size)
+    with_filenames = LightlyDataset.from_torch_dataset
+    return Datasets(
+        with_filenames(train),
+        with_filenames(bank),
+        with_filenames(val),
+        num_classes=len(train.classes),
+        image_size=image_size,
+    )
 
 
 def _plain_transform(resize: int, crop: int) -> T.Compose:
