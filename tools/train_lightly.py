@@ -1,8 +1,8 @@
-"""Train VarCon with lightly, then report k-NN and linear accuracy.
+r"""Train VarCon with lightly, then report k-NN and linear accuracy.
 
     python tools/train_lightly.py                        # digits, on the CPU
     python tools/train_lightly.py --data cifar100 --epochs 200 --devices 2
-    python tools/train_lightly.py --data /datasets/imagenet --backbone resnet50 \\
+    python tools/train_lightly.py --data /datasets/imagenet --backbone resnet50 \
         --epochs 100 --devices 8 --precision bf16-mixed
 
 --data is a name or a folder with train/CLASS/* and val/CLASS/*. Logs (CSV and
@@ -29,6 +29,7 @@ from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.evaluation.linear import linear_probe
 from varcon_plugin.lightly import VarCon
 from varcon_plugin.lightly.data import Datasets, create_datasets
+from varcon_plugin.lightly.evaluation import dataset_features
 
 QUARTER_WIDTH = {"channels": [16, 32, 64, 128]}
 # data: backbone, its arguments, stem, epochs
@@ -109,8 +110,8 @@ def main(argv: list[str] | None = None) -> None:
         ckpt_path=last if args.resume else None,
         weights_only=True,
     )
-    if trainer.is_global_zero:
-        results = evaluate(model, bank, val, args.knn_k, args.knn_t)
+    results = evaluate(model, datasets, args, trainer.strategy.root_device)
+    if results is not None:
         (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
         for name, value in results.items():
             print(f"{name:12} {value:6.2f} %")
@@ -123,8 +124,8 @@ def check_output_dir(last: Path, resume: bool) -> None:
         raise ValueError(f"--resume: there is no checkpoint {last}")
     if last.exists() and not resume:
         raise ValueError(
-            f"--output-dir {last.parents[1]} holds a run already: add --resume to go on "
-            "with it, or name another folder"
+            f"--output-dir {last.parents[1]} holds a run already: add --resume to go "
+            "on with it, or name another folder"
         )
 
 
@@ -138,6 +139,7 @@ def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
         backbone=args.backbone,
         backbone_kwargs=args.backbone_kwargs,
         stem=args.stem,
+        image_size=datasets.image_size,
         temperature=args.temperature,
         epsilon=args.epsilon,
         leave_one_out=args.leave_one_out,
@@ -157,7 +159,7 @@ def create_trainer(args: argparse.Namespace) -> Trainer:
         num_nodes=args.num_nodes,
         precision=args.precision,
         check_val_every_n_epoch=args.val_interval,
-        log_every_n_steps=10,
+        log_every_n_steps=5,
         # SyncBatchNorm does not exist on the CPU.
         sync_batchnorm=args.accelerator != "cpu" and torch.cuda.is_available(),
         logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard")],
@@ -198,32 +200,38 @@ def create_loaders(args: argparse.Namespace, datasets: Datasets) -> list[DataLoa
 
 
 def evaluate(
-    model: VarCon, bank: DataLoader[Any], val: DataLoader[Any], k: int, t: float
-) -> dict[str, float]:
-    """k-NN and linear accuracy of the backbone's features, in percent."""
-    train_features, train_labels = extract(model, bank)
-    features, labels = extract(model, val)
-    split = (train_features, train_labels, features, labels)
-    k = min(k, len(train_labels))
-    knn = knn_accuracy(*split, ks=[k], temperatures=[t])[k, t]
-    linear = linear_probe(*split)
+    model: VarCon, datasets: Datasets, args: argparse.Namespace, device: torch.device
+) -> dict[str, float] | None:
+    """k-NN and linear accuracy in percent, of all ranks' features; None but on rank 0.
+
+    Features are those of the backbone in the last epoch, the test split is looked at
+    once.
+    """
+    bank, val = (
+        dataset_features(
+            model.float(),
+            dataset,
+            batch_size=args.batch_size_per_device,
+            workers=args.num_workers,
+            device=device,
+            amp=args.precision not in ("32", "32-true"),
+            title=title,
+        )
+        for dataset, title in ((datasets.bank, "train"), (datasets.val, "val"))
+    )
+    if bank is None or val is None:
+        return None
+    labels = torch.tensor(datasets.bank_targets), torch.tensor(datasets.val_targets)
+    split = bank, labels[0], val, labels[1]
+    k = min(args.knn_k, len(bank))
+    knn = knn_accuracy(*split, ks=[k], temperatures=[args.knn_t])[k, args.knn_t]
+    linear = linear_probe(*split, seed=args.seed)
     return {
         "knn_top1": knn.top1,
         "knn_top5": knn.top5,
         "linear_top1": linear.top1,
         "linear_top5": linear.top5,
     }
-
-
-@torch.inference_mode()
-def extract(model, loader):
-    model.eval()
-    parts = [
-        (model(batch[0].to(model.device, model.dtype)).float().cpu(), batch[1])
-        for batch in loader
-    ]
-    f, l = zip(*parts)
-    return torch.cat(f), torch.cat(l)
 
 
 if __name__ == "__main__":

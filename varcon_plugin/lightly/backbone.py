@@ -11,7 +11,10 @@ __all__ = ["create_backbone", "feature_dim"]
 
 
 def create_backbone(
-    name: str, stem: Literal["imagenet", "cifar"] = "imagenet", **kwargs: Any
+    name: str,
+    stem: Literal["imagenet", "cifar"] = "imagenet",
+    image_size: int = 224,
+    **kwargs: Any,
 ) -> nn.Module:
     """A timm model without its classifier: images in, pooled features (N, F) out.
 
@@ -20,6 +23,8 @@ def create_backbone(
         stem: ``"cifar"`` replaces a ResNet's strided stem and max-pool by one 3x3
             convolution, as SupCon and VarCon do for 32-pixel images: at 224 pixels that
             takes 16 times the memory.
+        image_size: side of the images in pixels, for a model that is built for one
+            size, as vision transformers are.
         kwargs: of `timm.create_model`.
 
     Raises:
@@ -33,6 +38,9 @@ def create_backbone(
             f"backbone must be a timm model name, got {name!r}; "
             + (f"near it: {', '.join(near)}" if near else "timm.list_models() has all")
         )
+    config = timm.get_pretrained_cfg(name)
+    if config.fixed_input_size and config.input_size[-1] != image_size:
+        kwargs = {"img_size": image_size, **kwargs}
     model: nn.Module = timm.create_model(name, num_classes=0, **kwargs)
     if stem == "cifar":
         _shrink_stem(model, name)

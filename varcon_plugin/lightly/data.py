@@ -16,7 +16,13 @@ from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 
 from varcon_plugin.digits import load_digits_split
 
-__all__ = ["Datasets", "Digits", "create_datasets", "digits_transform"]
+__all__ = [
+    "Datasets",
+    "Digits",
+    "create_datasets",
+    "digits_transform",
+    "resize_and_crop",
+]
 
 Split = Literal["train", "test"]
 
@@ -28,6 +34,8 @@ class Datasets(NamedTuple):
         train: yields (views, target), of a folder (views, target, filename).
         bank: the images of ``train``, unaugmented: (image, target, ...).
         val: the images to test on, likewise.
+        bank_targets: of ``bank``, in its order.
+        val_targets: of ``val``, in its order.
         num_classes: targets are in [0, num_classes).
         image_size: side of an image in pixels.
     """
@@ -35,6 +43,8 @@ class Datasets(NamedTuple):
     train: Dataset[Any]
     bank: Dataset[Any]
     val: Dataset[Any]
+    bank_targets: list[int]
+    val_targets: list[int]
     num_classes: int
     image_size: int
 
@@ -52,7 +62,7 @@ class Digits(Dataset[tuple[Any, int]]):
     ) -> None:
         images, labels = load_digits_split(split)
         self.images = [Image.fromarray(image).convert("RGB") for image in images]
-        self.labels: list[int] = labels.tolist()
+        self.targets: list[int] = labels.tolist()
         self.transform = transform
 
     def __len__(self) -> int:
@@ -62,7 +72,7 @@ class Digits(Dataset[tuple[Any, int]]):
         image: Any = self.images[index]
         if self.transform is not None:
             image = self.transform(image)
-        return image, self.labels[index]
+        return image, self.targets[index]
 
 
 def create_datasets(
@@ -104,14 +114,10 @@ def digits_transform(image_size: int = 32) -> SimCLRTransform:
 
 
 def _digits(image_size: int = 32) -> Datasets:
-    plain = _plain_transform(image_size, image_size)
-    return Datasets(
-        Digits("train", digits_transform(image_size)),
-        Digits("train", plain),
-        Digits("test", plain),
-        num_classes=10,
-        image_size=image_size,
-    )
+    plain = _plain_transform(image_size)
+    bank, val = Digits("train", plain), Digits("test", plain)
+    train = Digits("train", digits_transform(image_size))
+    return Datasets(train, bank, val, bank.targets, val.targets, 10, image_size)
 
 
 def _cifar(cls: type[CIFAR10], root: Path, image_size: int = 32) -> Datasets:
@@ -119,15 +125,12 @@ def _cifar(cls: type[CIFAR10], root: Path, image_size: int = 32) -> Datasets:
     views = SimCLRTransform(
         input_size=image_size, cj_strength=0.5, min_scale=0.2, gaussian_blur=0.0
     )
-    plain = _plain_transform(image_size, image_size)
+    plain = _plain_transform(image_size)
     train = cls(str(root), train=True, transform=views, download=True)
-    return Datasets(
-        train,
-        cls(str(root), train=True, transform=plain),
-        cls(str(root), train=False, transform=plain),
-        num_classes=len(train.classes),
-        image_size=image_size,
-    )
+    bank = cls(str(root), train=True, transform=plain)
+    val = cls(str(root), train=False, transform=plain)
+    classes = len(train.classes)
+    return Datasets(train, bank, val, bank.targets, val.targets, classes, image_size)
 
 
 def _folder(root: Path, image_size: int) -> Datasets:
@@ -139,7 +142,7 @@ def _folder(root: Path, image_size: int) -> Datasets:
             f"{' and '.join(missing)}"
         )
     views = SimCLRTransform(input_size=image_size)
-    plain = _plain_transform(round(image_size * 256 / 224), image_size)
+    plain = _plain_transform(image_size)
     train = ImageFolder(str(root / "train"), transform=views)
     bank = ImageFolder(str(root / "train"), transform=plain)
     val = ImageFolder(str(root / "val"), transform=plain)
@@ -154,18 +157,20 @@ def _folder(root: Path, image_size: int) -> Datasets:
         with_filenames(train),
         with_filenames(bank),
         with_filenames(val),
-        num_classes=len(train.classes),
-        image_size=image_size,
+        bank.targets,
+        val.targets,
+        len(train.classes),
+        image_size,
     )
 
 
-def _plain_transform(resize: int, crop: int) -> T.Compose:
-    """Resize, centre crop, normalise, as lightly's benchmark evaluates."""
-    return T.Compose(
-        [
-            T.Resize(resize),
-            T.CenterCrop(crop),
-            T.ToTensor(),
-            T.Normalize(**IMAGENET_NORMALIZE),
-        ]
-    )
+def resize_and_crop(image_size: int) -> list[Any]:
+    """The square that is evaluated: of an image 8/7 as large, unless that is tiny."""
+    resized = image_size if image_size <= 64 else round(image_size * 8 / 7)
+    return [T.Resize(resized), T.CenterCrop(image_size)]
+
+
+def _plain_transform(image_size: int) -> T.Compose:
+    """As lightly's benchmark evaluates: 256 to 224 pixels."""
+    steps = [*resize_and_crop(image_size), T.ToTensor()]
+    return T.Compose([*steps, T.Normalize(**IMAGENET_NORMALIZE)])

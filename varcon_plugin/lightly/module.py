@@ -44,9 +44,11 @@ class VarCon(LightningModule):
         knn_t: temperature of the k-NN classifier.
         backbone: a timm model name.
         backbone_kwargs: further arguments of `timm.create_model`, such as
-            ``{"img_size": 32}`` or ``{"drop_path_rate": 0.1}``.
+            ``{"drop_path_rate": 0.1}``.
         stem: ``"cifar"`` gives a ResNet a 3x3 stem without stride or pooling, for
             images of 64 pixels and less.
+        image_size: side of the images in pixels, for backbones built for one size; and
+            what evaluation resizes to.
         temperature: of the loss.
         epsilon: of the loss.
         leave_one_out: of the loss.
@@ -65,6 +67,7 @@ class VarCon(LightningModule):
         backbone: str = "resnet50",
         backbone_kwargs: dict[str, Any] | None = None,
         stem: Literal["imagenet", "cifar"] = "imagenet",
+        image_size: int = 224,
         temperature: float = 0.1,
         epsilon: float = 0.02,
         leave_one_out: bool = False,
@@ -80,7 +83,9 @@ class VarCon(LightningModule):
         self.warmup_epochs = warmup_epochs
         self.knn_k = knn_k
 
-        self.backbone = create_backbone(backbone, stem, **(backbone_kwargs or {}))
+        self.backbone = create_backbone(
+            backbone, stem, image_size, **(backbone_kwargs or {})
+        )
         features = feature_dim(self.backbone)
         self.projection_head = SimCLRProjectionHead(features, features, 128)
         self.criterion = VarConLoss(
@@ -164,6 +169,12 @@ class VarCon(LightningModule):
         """Let go of the k-NN bank."""
         self.knn_classifier.reset_storage()
         self._bank_size = 0
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Resume on the schedule of this run, not of the one that was interrupted."""
+        for state in checkpoint.get("lr_schedulers", []):
+            for length in ("warmup_epochs", "max_epochs"):
+                state.pop(length, None)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """LARS with warm-up and cosine decay, stepped every batch."""
