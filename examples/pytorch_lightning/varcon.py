@@ -48,7 +48,7 @@ class VarCon(pl.LightningModule):
 
 
 if __name__ == "__main__":
-    # For your own images: LightlyDataset("path/to/folder", transform=SimCLRTransform()).
+    # For your own images: LightlyDataset("a/folder", transform=SimCLRTransform()).
     dataset = Digits("train", transform=digits_transform(image_size=32))
     dataloader = DataLoader(dataset, batch_size=128, shuffle=True, drop_last=True)
     # On several GPUs (devices="auto" takes all) Lightning runs DDP.
