@@ -214,7 +214,11 @@ def _attend_to_others(
             keys = centroids[j : j + columns]
             tile = memory[: len(query) * len(keys)].view(len(query), len(keys))
             tile.addmm_(query, keys.T, beta=0, alpha=scale)
-            _take_true(tile, target - j, true[row], partial=columns < num_classes)
+            if columns == num_classes:
+                torch.gather(tile, 1, target, out=true[row])
+                tile.scatter_(1, target, -torch.inf)
+            else:
+                _take_true(tile, target, true[row], j)
             if shift:
                 tile.add_(weights.log())
                 torch.amax(tile, 1, keepdim=True, out=top[row])
@@ -227,20 +231,17 @@ def _attend_to_others(
     return _Others(true * math.log(2), lse, weighted, norm.masked_fill(norm == 0, 1))
 
 
-def _take_true(tile: Tensor, target: Tensor, true: Tensor, partial: bool) -> None:
-    """Move each row's entry at column ``target`` (rows, 1) from ``tile`` to ``true``.
+def _take_true(tile: Tensor, target: Tensor, true: Tensor, start: int) -> None:
+    """Move each row's logit of class ``target`` (rows, 1) from ``tile`` to ``true``.
 
-    It leaves -inf behind. With ``partial``, targets outside of the tile are skipped.
+    It leaves -inf behind. ``tile`` holds the classes from ``start`` on; rows with their
+    target elsewhere stay as they are.
     """
-    if not partial:
-        torch.gather(tile, 1, target, out=true)
-        tile.scatter_(1, target, -torch.inf)
-    else:
-        column = target.clamp(0, tile.shape[1] - 1)
-        elsewhere = column != target
-        value = tile.gather(1, column)
-        true.add_(value.masked_fill(elsewhere, 0))
-        tile.scatter_(1, column, value.masked_fill_(~elsewhere, -torch.inf))
+    column = (target - start).clamp_(0, tile.shape[1] - 1)
+    elsewhere = column != target - start
+    value = tile.gather(1, column)
+    true.add_(value.masked_fill(elsewhere, 0))
+    tile.scatter_(1, column, value.masked_fill_(~elsewhere, -torch.inf))
 
 
 def _tile_shape(
