@@ -14,6 +14,8 @@ from varcon_plugin.functional import normalize
 
 __all__ = ["MomentumCentroids"]
 
+SEED_STRIDE = 1_000_000_007  # keeps the steps of neighbouring seeds apart
+
 
 class MomentumCentroids(nn.Module):
     """A bank of one reference a class, moved by the samples of the class (ours).
@@ -161,7 +163,7 @@ class MomentumCentroids(nn.Module):
         """Uniform draws from all classes, the same on every rank."""
         device = self.means.device
         generator = torch.Generator(device)
-        generator.manual_seed(self.seed * 2**32 + self._steps)
+        generator.manual_seed(self.seed * SEED_STRIDE + self._steps)
         return torch.randint(
             self.num_classes, (number,), generator=generator, device=device
         )
