@@ -14,13 +14,18 @@ from varcon_plugin.mmpretrain.hooks import (
     LabelCheckHook,
     PretrainedCheckHook,
 )
+from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
+from varcon_plugin.momentum import MomentumCentroids
 
 MODELS.register_module(module=VarConLoss)
+MODELS.register_module(module=MomentumCentroids)
 
 __all__ = [
     "CPUDistributedDataParallel",
+    "ClassBalancedSampler",
     "Digits",
     "LabelCheckHook",
+    "MomentumCentroids",
     "PretrainedCheckHook",
     "VarCon",
     "VarConHead",
