@@ -7,6 +7,11 @@ from mmpretrain.registry import MODELS
 
 from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.algorithm import VarCon
+from varcon_plugin.mmpretrain.batch_augment import (
+    BatchAugmentDataPreprocessor,
+    EpochSeedHook,
+    TwoCrops,
+)
 from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.datasets import Digits
 from varcon_plugin.mmpretrain.head import VarConHead
@@ -21,12 +26,15 @@ MODELS.register_module(module=VarConLoss)
 MODELS.register_module(module=MomentumCentroids)
 
 __all__ = [
+    "BatchAugmentDataPreprocessor",
     "CPUDistributedDataParallel",
     "ClassBalancedSampler",
     "Digits",
+    "EpochSeedHook",
     "LabelCheckHook",
     "MomentumCentroids",
     "PretrainedCheckHook",
+    "TwoCrops",
     "VarCon",
     "VarConHead",
     "VarConLoss",

@@ -1,0 +1,166 @@
+"""`TwoCrops`: what is left for a data worker: decode a file, cut and resize its crops.
+
+Needs torchvision, which both adapters bring.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.io import ImageReadMode, decode_image
+
+from varcon_plugin.augment.corrupt import CorruptImageError
+from varcon_plugin.augment.seeding import WorkerSeed
+
+__all__ = ["TwoCrops", "crop_box", "decode_rgb", "resized_crop"]
+
+ATTEMPTS = 10  # torchvision and mmpretrain
+
+
+def decode_rgb(data: bytes) -> Tensor:
+    """The image as (3, H, W) uint8 RGB, upright, in the memory order (H, W, 3).
+
+    A JPEG that ends early or whose stream is broken is an error, where OpenCV fills the
+    rest with grey. Formats that torchvision does not know go to Pillow.
+
+    Raises:
+        CorruptImageError: neither can decode it.
+    """
+    try:
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        pixels: Tensor = decode_image(
+            encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True
+        )
+        return pixels
+    except (RuntimeError, ValueError) as error:
+        try:
+            return from_pillow(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        except Exception:  # whatever a parser raises on garbage
+            reason = str(error).splitlines()[0] if data else "the file is empty"
+            raise CorruptImageError(reason) from error
+
+
+def crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random crop, drawn from `random`.
+
+    The distribution of torchvision's and mmpretrain's RandomResizedCrop: a share of the
+    area, a log-uniform aspect ratio, any position; after ten attempts that do not
+    fit, the largest central crop whose ratio is allowed.
+    """
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(ATTEMPTS):
+        target = height * width * random.uniform(*scale)
+        aspect = math.exp(random.uniform(*log_ratio))
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return random.randint(0, height - h), random.randint(0, width - w), h, w
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resized_crop(
+    image: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]
+) -> Tensor:
+    """Cut ``box`` from (3, H, W) uint8 and resize it, bilinear with antialiasing.
+
+    Within one grey level of Pillow's bilinear resize.
+    """
+    top, left, height, width = box
+    crop = image[None, :, top : top + height, left : left + width]
+    crop = crop.contiguous(memory_format=torch.channels_last)  # the fast path
+    return F.interpolate(crop, size, mode="bilinear", antialias=True)[0]
+
+
+class TwoCrops:
+    """Random resized crops of one image: a list of (H, W, 3) uint8 RGB tensors.
+
+    They stay uint8 and in the decoder's memory order until they are on the device,
+    where `BatchAugment` does the rest. With torchvision's folders::
+
+        ImageFolder(root, loader=str, transform=TwoCrops(224))
+
+    hands over the path, so that the decoder here does the work; any loader that yields
+    Pillow images works too, slower.
+
+    Args:
+        size: height and width of a crop, or both as one number.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width / height.
+        num_views: crops an image.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 224,
+        *,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        num_views: int = 2,
+    ) -> None:
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        if min(self.size) < 1:
+            raise ValueError(f"size must be >= 1, got {size}")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"scale must be (low, high) with 0 < low <= high <= 1, got {scale}"
+            )
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(
+                f"ratio must be (low, high) with 0 < low <= high, got {ratio}"
+            )
+        if num_views < 1:
+            raise ValueError(f"num_views must be >= 1, got {num_views}")
+        self.scale, self.ratio, self.num_views = scale, ratio, num_views
+        self.worker_seed = WorkerSeed()
+
+    def __call__(
+        self, image: str | Path | bytes | Image.Image | Tensor
+    ) -> list[Tensor]:
+        """Crops of a file, of its bytes, or of a decoded image.
+
+        Args:
+            image: a tensor is (3, H, W) uint8 and keeps its channel order.
+
+        Raises:
+            CorruptImageError: the file is not a complete image.
+        """
+        self.worker_seed.apply()
+        if isinstance(image, Tensor):
+            pixels = image
+        elif isinstance(image, Image.Image):
+            pixels = from_pillow(image)
+        elif isinstance(image, bytes):
+            pixels = decode_rgb(image)
+        else:
+            try:
+                pixels = decode_rgb(Path(image).read_bytes())
+            except CorruptImageError as error:
+                raise CorruptImageError(error.reason, str(image)) from error
+        height, width = pixels.shape[1:]
+        boxes = (
+            crop_box(height, width, self.scale, self.ratio)
+            for _ in range(self.num_views)
+        )
+        crops = (resized_crop(pixels, box, self.size) for box in boxes)
+        return [crop.permute(1, 2, 0) for crop in crops]
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """(3, H, W) uint8 RGB, in the memory order (H, W, 3)."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
