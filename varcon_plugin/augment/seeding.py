@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import get_worker_info
 
-__all__ = ["WorkerSeed", "mix_seeds"]
+__all__ = ["WorkerSeed", "mix_seeds", "seed_all"]
 
 UNSET = -1
 
@@ -18,6 +18,13 @@ def mix_seeds(*seeds: int) -> int:
     return int(
         np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)
     )
+
+
+def seed_all(seed: int) -> None:
+    """Seed `random`, `numpy.random` and torch of this process."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  hosts draw from the global one
+    torch.manual_seed(seed)
 
 
 class WorkerSeed:
@@ -47,14 +54,11 @@ class WorkerSeed:
         self._shared.copy_(torch.tensor([seed, rank, step]))
 
     def apply(self) -> None:
-        """Seed `random`, `numpy.random` and torch if `restart` was called since."""
+        """Call `seed_all` if `restart` was called since; in the worker."""
         seed, rank, step = self._shared.tolist()
         if (seed, rank, step) == self._applied:
             return
         self._applied = (seed, rank, step)
         info = get_worker_info()
         worker = 0 if info is None else info.id + 1
-        mixed = mix_seeds(seed, rank, step, worker)
-        random.seed(mixed)
-        np.random.seed(mixed % 2**32)  # noqa: NPY002  hosts draw from the global one
-        torch.manual_seed(mixed)
+        seed_all(mix_seeds(seed, rank, step, worker))
