@@ -1,6 +1,6 @@
 """`TwoCrops`: what is left for a data worker: decode a file, cut and resize its crops.
 
-Needs torchvision, which both adapters bring.
+Needs Pillow and simplejpeg, which both adapters bring.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
+from simplejpeg import decode_jpeg
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.io import ImageReadMode, decode_image
 
 from varcon_plugin.augment.corrupt import CorruptImageError
 from varcon_plugin.augment.seeding import WorkerSeed
 
 __all__ = ["TwoCrops", "crop_box", "decode_rgb", "resized_crop"]
 
+JPEG_START = b"\xff\xd8"
+EXIF_START = b"Exif\x00\x00"
+EXIF_WITHIN = 4096  # the Exif segment comes first, or after a short JFIF one
+UPRIGHT = 1
 ATTEMPTS = 10  # torchvision and mmpretrain
 
 
@@ -29,23 +33,38 @@ def decode_rgb(data: bytes) -> Tensor:
     """The image as (3, H, W) uint8 RGB, upright, in the memory order (H, W, 3).
 
     A JPEG that ends early or whose stream is broken is an error, where OpenCV fills the
-    rest with grey. Formats that torchvision does not know go to Pillow.
+    rest with grey. What is not a JPEG, is turned by its Exif tag, or makes libjpeg
+    complain goes to Pillow, which has the last word.
 
     Raises:
-        CorruptImageError: neither can decode it.
+        CorruptImageError: it cannot be decoded.
     """
-    try:
-        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        pixels: Tensor = decode_image(
-            encoded, mode=ImageReadMode.RGB, apply_exif_orientation=True
-        )
-        return pixels
-    except (RuntimeError, ValueError) as error:
+    reason = "the file is empty" if not data else ""
+    if data.startswith(JPEG_START) and orientation(data) == UPRIGHT:
         try:
-            return from_pillow(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-        except Exception:  # whatever a parser raises on garbage
-            reason = str(error).splitlines()[0] if data else "the file is empty"
-            raise CorruptImageError(reason) from error
+            return torch.from_numpy(decode_jpeg(data, "RGB")).permute(2, 0, 1)
+        except ValueError as error:
+            reason = str(error)
+    try:
+        return from_pillow(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    except Exception as error:  # whatever a parser raises on garbage
+        raise CorruptImageError(reason or str(error)) from error
+
+
+def orientation(data: bytes) -> int:
+    """The Exif orientation of a JPEG; `UPRIGHT` if it has none."""
+    if EXIF_START not in data[:EXIF_WITHIN]:
+        return UPRIGHT
+    try:
+        exif = Image.open(io.BytesIO(data)).getexif()
+    except Exception:  # whatever a parser raises on garbage
+        return UPRIGHT
+    return int(exif.get(ExifTags.Base.Orientation, UPRIGHT))
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """(3, H, W) uint8 RGB, in the memory order (H, W, 3)."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def crop_box(
@@ -159,8 +178,3 @@ class TwoCrops:
         )
         crops = (resized_crop(pixels, box, self.size) for box in boxes)
         return [crop.permute(1, 2, 0) for crop in crops]
-
-
-def from_pillow(image: Image.Image) -> Tensor:
-    """(3, H, W) uint8 RGB, in the memory order (H, W, 3)."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
