@@ -72,6 +72,14 @@ def test_ranks_workers_and_samples_draw_different_numbers():
     assert len(both.flatten().unique()) == both.numel()
 
 
+def test_a_sample_drawn_by_the_parent_does_not_change_the_workers():
+    dataset = Draws()
+    dataset.worker_seed.restart(5, 0, 0)
+    dataset[0]
+    drawn = torch.cat(list(DataLoader(dataset, 2, num_workers=2)))
+    assert torch.equal(drawn, epochs([0])[0])
+
+
 def test_spawned_workers_see_the_same_seed():
     (spawned,) = epochs([3], workers=1, context="spawn")
     (forked,) = epochs([3], workers=1)

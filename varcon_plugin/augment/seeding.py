@@ -41,7 +41,7 @@ class WorkerSeed:
     def __init__(self) -> None:
         self._shared = torch.full((3,), UNSET)  # seed, rank, step
         self._shared.share_memory_()  # type: ignore[no-untyped-call]
-        self._applied = (UNSET,) * 3
+        self._applied = (UNSET,) * 4
 
     def restart(self, seed: int, rank: int, step: int) -> None:
         """Set, in the training process, what the workers' next numbers follow from.
@@ -56,9 +56,10 @@ class WorkerSeed:
     def apply(self) -> None:
         """Call `seed_all` if `restart` was called since; in the worker."""
         seed, rank, step = self._shared.tolist()
-        if (seed, rank, step) == self._applied:
+        if seed == UNSET:
             return
-        self._applied = (seed, rank, step)
         info = get_worker_info()
-        worker = 0 if info is None else info.id + 1
-        seed_all(mix_seeds(seed, rank, step, worker))
+        key = (seed, rank, step, 0 if info is None else info.id + 1)
+        if key != self._applied:  # a forked worker inherits its parent's
+            self._applied = key
+            seed_all(mix_seeds(*key))

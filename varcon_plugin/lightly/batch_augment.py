@@ -11,7 +11,6 @@ from torch import nn
 
 from varcon_plugin.augment import BatchAugment
 from varcon_plugin.augment.crops import TwoCrops
-from varcon_plugin.augment.seeding import mix_seeds, seed_all
 
 __all__ = ["AugmentOnDevice", "EpochSeed", "SimCLRBatchTransform"]
 
@@ -107,10 +106,10 @@ class AugmentOnDevice:
 
 
 class EpochSeed(Callback):
-    """Makes the order, crops and augmentation of an epoch follow from seed and rank.
+    """Makes crops and augmentation follow from a seed, the rank and the epoch.
 
     When Lightning resumes a run it starts all random numbers anew: those of the first
-    epoch would come again. This seeds the process, too, at the start of every epoch.
+    epoch would come again. The order of the images is the sampler's.
 
     Args:
         crops: the transform of the training dataset.
@@ -144,4 +143,3 @@ class EpochSeed(Callback):
     def _restart(self, trainer: Trainer, step: int) -> None:
         for part in self.parts:
             part.restart(self.seed, trainer.global_rank, step)
-        seed_all(mix_seeds(self.seed, trainer.global_rank, step))
