@@ -257,9 +257,13 @@ def test_views_that_are_augmented_already_are_refused():
         preprocessor({"inputs": views, "data_samples": []}, training=True)
 
 
-def test_bgr_models_are_refused():
-    with pytest.raises(ValueError, match="to_rgb must be True"):
-        BatchAugmentDataPreprocessor(**NORMALISE, to_rgb=False)
+def test_datasets_that_hold_rgb_keep_it():
+    image = torch.arange(24, dtype=torch.uint8).reshape(1, 1, 2, 4, 3)
+    for to_rgb in (True, False):
+        preprocessor = BatchAugmentDataPreprocessor(to_rgb=to_rgb, **OFF)
+        (view,) = preprocessor({"inputs": image, "data_samples": []}, True)["inputs"]
+        expected = image[0].flip(-1) if to_rgb else image[0]
+        assert torch.equal(view.permute(0, 2, 3, 1), expected.float())
 
 
 def test_the_hook_leaves_stock_pipelines_alone(folder, tmp_path):

@@ -115,8 +115,8 @@ class BatchAugmentDataPreprocessor(SelfSupDataPreprocessor):
     Args:
         mean: of R, G, B in [0, 255]; None to leave the values there.
         std: of R, G, B in [0, 255].
-        to_rgb: images come as BGR, as mmpretrain's do; has to be True, for the colour
-            operations need to know.
+        to_rgb: the images are BGR, as all that mmpretrain and `TwoCrops` read from
+            files. False for datasets that hold RGB, as its CIFAR does.
         non_blocking: copy to the device while the host goes on; needs ``pin_memory``
             of the data loader to have an effect.
         augment: arguments of `varcon_plugin.augment.BatchAugment` (``flip_prob``,
@@ -134,11 +134,6 @@ class BatchAugmentDataPreprocessor(SelfSupDataPreprocessor):
         non_blocking: bool = True,
         **augment: Any,
     ) -> None:
-        if not to_rgb:
-            raise ValueError(
-                "to_rgb must be True: TwoCrops yields BGR, and brightness, hue and "
-                "grayscale are defined on RGB"
-            )
         super().__init__(mean, std, to_rgb=to_rgb, non_blocking=non_blocking)
         self.augment = BatchAugment(mean=mean, std=std, **augment)
 
@@ -164,8 +159,9 @@ class BatchAugmentDataPreprocessor(SelfSupDataPreprocessor):
                 "need data_preprocessor.type='SelfSupDataPreprocessor'"
             )
         data = self.cast_data(data)
-        views = [view.flip(-1) for view in data["inputs"].unbind(dim=1)]
-        return {"inputs": self.augment(views), "data_samples": data.get("data_samples")}
+        inputs = data["inputs"].flip(-1) if self._channel_conversion else data["inputs"]
+        views = self.augment(inputs.unbind(dim=1))
+        return {"inputs": views, "data_samples": data.get("data_samples")}
 
 
 @HOOKS.register_module()
