@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from torchvision.transforms import RandomResizedCrop
 
 from varcon_plugin.augment.corrupt import CorruptImageError
-from varcon_plugin.augment.crops import TwoCrops, crop_box, decode_rgb, resized_crop
+from varcon_plugin.augment.crops import TwoCrops, crop_box, decode, resized_crop
 
 PHOTO = load_sample_image("china.jpg")[:300, :400]
 
@@ -31,7 +31,7 @@ def hwc(image):
 def test_jpeg_is_decoded_as_pillow_does():
     data = encoded(quality=95)
     theirs = np.asarray(Image.open(io.BytesIO(data)))
-    difference = np.abs(hwc(decode_rgb(data)).astype(int) - theirs)
+    difference = np.abs(hwc(decode(data)).astype(int) - theirs)
     assert difference.max() <= 2  # versions of libjpeg differ in rounding
 
 
@@ -40,7 +40,7 @@ def test_other_formats(kind):
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(kind=kind, **options)
     theirs = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert np.array_equal(hwc(decode_rgb(data)), theirs)
+    assert np.array_equal(hwc(decode(data)), theirs)
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "P", "RGBA"])
@@ -48,13 +48,24 @@ def test_other_colour_modes_become_rgb(mode):
     kind = "JPEG" if mode in ("L", "CMYK") else "PNG"
     data = encoded(Image.fromarray(PHOTO).convert(mode), kind)
     theirs = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    assert np.abs(hwc(decode_rgb(data)).astype(int) - theirs).max() <= 2
+    assert np.abs(hwc(decode(data)).astype(int) - theirs).max() <= 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_bgr_is_rgb_reversed(kind):
+    data = encoded(kind=kind)
+    assert torch.equal(decode(data, "BGR"), decode(data).flip(0))
+    crops = []
+    for order in ("RGB", "BGR"):
+        random.seed(0)
+        crops.append(torch.stack(TwoCrops(16, order=order)(data)))
+    assert torch.equal(crops[0], crops[1].flip(-1))
 
 
 def test_exif_orientation_is_applied():
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera lay on its side
-    upright = decode_rgb(encoded(quality=95, exif=exif))
+    upright = decode(encoded(quality=95, exif=exif))
     assert upright.shape == (3, 400, 300)
     turned = np.rot90(PHOTO, k=-1)
     assert np.abs(hwc(upright).astype(int) - turned).mean() < 3
@@ -76,7 +87,7 @@ def damaged():
 @pytest.mark.parametrize(("name", "data"), list(damaged()))
 def test_damaged_files_are_errors(name, data):
     with pytest.raises(CorruptImageError):
-        decode_rgb(data)
+        decode(data)
 
 
 def test_the_error_names_the_file(tmp_path):
@@ -157,7 +168,7 @@ def test_paths_bytes_pillow_and_tensors_give_the_same(tmp_path):
         str(path),
         path.read_bytes(),
         Image.open(path),
-        decode_rgb(path.read_bytes()),
+        decode(path.read_bytes()),
     ]
     results = []
     for image in inputs:
@@ -174,6 +185,7 @@ def test_paths_bytes_pillow_and_tensors_give_the_same(tmp_path):
         ({"scale": (0.5, 1.5)}, "scale must be"),
         ({"ratio": (2, 1)}, "ratio must be"),
         ({"num_views": 0}, "num_views must be"),
+        ({"order": "GBR"}, "order must be"),
     ],
 )
 def test_arguments_out_of_range(arguments, message):

@@ -9,6 +9,7 @@ import io
 import math
 import random
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,8 +21,9 @@ from torch.nn import functional as F
 from varcon_plugin.augment.corrupt import CorruptImageError
 from varcon_plugin.augment.seeding import WorkerSeed
 
-__all__ = ["TwoCrops", "crop_box", "decode_rgb", "resized_crop"]
+__all__ = ["TwoCrops", "crop_box", "decode", "resized_crop"]
 
+ChannelOrder = Literal["RGB", "BGR"]
 JPEG_START = b"\xff\xd8"
 EXIF_START = b"Exif\x00\x00"
 EXIF_WITHIN = 4096  # the Exif segment comes first, or after a short JFIF one
@@ -29,8 +31,8 @@ UPRIGHT = 1
 ATTEMPTS = 10  # torchvision and mmpretrain
 
 
-def decode_rgb(data: bytes) -> Tensor:
-    """The image as (3, H, W) uint8 RGB, upright, in the memory order (H, W, 3).
+def decode(data: bytes, order: ChannelOrder = "RGB") -> Tensor:
+    """The image as (3, H, W) uint8, upright, in the memory order (H, W, 3).
 
     A JPEG that ends early or whose stream is broken is an error, where OpenCV fills the
     rest with grey. What is not a JPEG, is turned by its Exif tag, or makes libjpeg
@@ -42,11 +44,12 @@ def decode_rgb(data: bytes) -> Tensor:
     reason = "the file is empty" if not data else ""
     if data.startswith(JPEG_START) and orientation(data) == UPRIGHT:
         try:
-            return torch.from_numpy(decode_jpeg(data, "RGB")).permute(2, 0, 1)
+            return torch.from_numpy(decode_jpeg(data, order)).permute(2, 0, 1)
         except ValueError as error:
             reason = str(error)
     try:
-        return from_pillow(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        return from_pillow(image, order)
     except Exception as error:  # whatever a parser raises on garbage
         raise CorruptImageError(reason or str(error)) from error
 
@@ -62,9 +65,12 @@ def orientation(data: bytes) -> int:
     return int(exif.get(ExifTags.Base.Orientation, UPRIGHT))
 
 
-def from_pillow(image: Image.Image) -> Tensor:
-    """(3, H, W) uint8 RGB, in the memory order (H, W, 3)."""
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+def from_pillow(image: Image.Image, order: ChannelOrder = "RGB") -> Tensor:
+    """(3, H, W) uint8, in the memory order (H, W, 3)."""
+    pixels = np.array(image.convert("RGB"))
+    if order == "BGR":
+        pixels = pixels[..., ::-1].copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def crop_box(
@@ -104,7 +110,7 @@ def resized_crop(
 
 
 class TwoCrops:
-    """Random resized crops of one image: a list of (H, W, 3) uint8 RGB tensors.
+    """Random resized crops of one image: a list of (H, W, 3) uint8 tensors.
 
     They stay uint8 and in the decoder's memory order until they are on the device,
     where `BatchAugment` does the rest. With torchvision's folders::
@@ -119,6 +125,7 @@ class TwoCrops:
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest width / height.
         num_views: crops an image.
+        order: channel order of the crops; ``"RGB"`` is what `BatchAugment` takes.
 
     Raises:
         ValueError: an argument is out of range.
@@ -131,6 +138,7 @@ class TwoCrops:
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         num_views: int = 2,
+        order: ChannelOrder = "RGB",
     ) -> None:
         self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
         if min(self.size) < 1:
@@ -145,7 +153,10 @@ class TwoCrops:
             )
         if num_views < 1:
             raise ValueError(f"num_views must be >= 1, got {num_views}")
-        self.scale, self.ratio, self.num_views = scale, ratio, num_views
+        if order not in ("RGB", "BGR"):
+            raise ValueError(f'order must be "RGB" or "BGR", got {order!r}')
+        self.scale, self.ratio = scale, ratio
+        self.num_views, self.order = num_views, order
         self.worker_seed = WorkerSeed()
 
     def __call__(
@@ -154,7 +165,7 @@ class TwoCrops:
         """Crops of a file, of its bytes, or of a decoded image.
 
         Args:
-            image: a tensor is (3, H, W) uint8 and keeps its channel order.
+            image: a tensor is (3, H, W) uint8, in that ``order``.
 
         Raises:
             CorruptImageError: the file is not a complete image.
@@ -163,12 +174,12 @@ class TwoCrops:
         if isinstance(image, Tensor):
             pixels = image
         elif isinstance(image, Image.Image):
-            pixels = from_pillow(image)
+            pixels = from_pillow(image, self.order)
         elif isinstance(image, bytes):
-            pixels = decode_rgb(image)
+            pixels = decode(image, self.order)
         else:
             try:
-                pixels = decode_rgb(Path(image).read_bytes())
+                pixels = decode(Path(image).read_bytes(), self.order)
             except CorruptImageError as error:
                 raise CorruptImageError(error.reason, str(image)) from error
         height, width = pixels.shape[1:]

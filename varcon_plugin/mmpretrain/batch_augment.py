@@ -63,6 +63,7 @@ class TwoCrops(BaseTransform):
             scale=crop_ratio_range,
             ratio=aspect_ratio_range,
             num_views=num_views,
+            order="BGR",
         )
         self.corrupt = CorruptImages(max_corrupt)
         self.backend_args = backend_args
@@ -79,16 +80,14 @@ class TwoCrops(BaseTransform):
             RuntimeError: more than ``max_corrupt`` files are damaged.
         """
         if "img" in results:
-            views = self.crops(torch.as_tensor(results["img"]).permute(2, 0, 1))
-            results["img"] = torch.stack(views)
+            image = torch.as_tensor(results["img"]).permute(2, 0, 1)
         else:
-            data = fileio.get(results["img_path"], backend_args=self.backend_args)
-            try:
-                views = self.crops(data)
-            except CorruptImageError as error:
-                self._report(CorruptImageError(error.reason, results["img_path"]))
-                return None
-            results["img"] = torch.stack([view.flip(-1) for view in views])
+            image = fileio.get(results["img_path"], backend_args=self.backend_args)
+        try:
+            results["img"] = torch.stack(self.crops(image))
+        except CorruptImageError as error:
+            self._report(CorruptImageError(error.reason, results["img_path"]))
+            return None
         results["img_shape"] = self.crops.size
         return results
 
