@@ -211,7 +211,7 @@ def on_device(device: torch.device, batch: int) -> dict[str, Task]:
 
 
 def kornia_task(views: list[Tensor]) -> Task:
-    """Kornia's operations; it draws the order of the jitter once for a batch."""
+    """The operations of kornia; it draws the order of the jitter once for a batch."""
     from kornia import augmentation as K
 
     steps = torch.nn.Sequential(
