@@ -158,6 +158,8 @@ class BatchAugment(nn.Module):
             sigma=soft + (strong - soft) * uniform[8],
         )
 
+    # Random numbers and row indices come from the host: nothing to compile.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def forward(self, views: Sequence[Tensor]) -> list[Tensor]:
         """Augmented, normalised views, each (N, 3, H, W) float32.
