@@ -16,22 +16,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from varcon_plugin.augment.crops import TwoCrops
-from varcon_plugin.lightly.batch_augment import (
-    AugmentOnDevice,
-    EpochSeed,
-    SimCLRBatchTransform,
-)
+from varcon_plugin.lightly import AugmentOnDevice, EpochSeed, SimCLRBatchTransform
 
-pytestmark = [
-    # Lightning 2.6 calls what torch 2.14 deprecates
-    pytest.mark.filterwarnings("ignore:`isinstance.treespec, LeafSpec.`:FutureWarning"),
-    # two workers, and none to validate, are what is tested
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    # eight images make two batches
-    pytest.mark.filterwarnings("ignore:The number of training batches"),
-    # the resumed run writes elsewhere
-    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
-]
+# the resumed run writes elsewhere
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")
 
 OFF = {"cj_prob": 0, "random_gray_scale": 0, "gaussian_blur": 0, "hf_prob": 0}
 
