@@ -3,7 +3,7 @@
 Each says its range, what a healthy run shows and where it comes from. The functions
 that take ``sums`` and ``counts`` want those of `varcon_plugin.functional.class_sums`,
 added up over the ranks: they are then exact for the global batch, and no embedding
-travels. `measure` computes all of them from an `Observation` of the loss.
+travels. `varcon_plugin.monitor.measure` computes all of them at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from varcon_plugin.distributed import sum_across_ranks
-from varcon_plugin.functional import class_sums, normalize, target_distribution
-from varcon_plugin.loss import Observation
+from varcon_plugin.functional import normalize, target_distribution
 
 __all__ = [
     "CentroidSimilarity",
@@ -27,7 +26,6 @@ __all__ = [
     "classes_in_batch",
     "dispersion",
     "effective_rank",
-    "measure",
     "random_confidence",
     "singleton_share",
     "uniformity",
@@ -53,7 +51,7 @@ def effective_rank(vectors: Tensor) -> Tensor:
     complete collapse. Source: Roy and Vetterli, "The effective rank", 2007.
     """
     short = vectors if len(vectors) <= vectors.shape[1] else vectors.T
-    short = _precise(short)
+    short = precise(short)
     values = torch.linalg.eigvalsh(short @ short.T).clamp(min=0).sqrt()
     shares = values / values.sum()
     entropy: Tensor = torch.special.entr(shares).sum()
@@ -88,7 +86,7 @@ def dispersion(sums: Tensor, counts: Tensor) -> Tensor:
     Source: 1 - R of directional statistics (Mardia and Jupp, 2000).
     """
     several = counts > 1
-    lengths = torch.linalg.vector_norm(sums, dim=1)
+    lengths: Tensor = torch.linalg.vector_norm(sums, dim=1)
     spread = (counts - lengths)[several].sum()
     return spread / counts[several].sum().clamp(min=1)
 
@@ -115,10 +113,10 @@ def uniformity(embeddings: Tensor, group: ProcessGroup | None = None) -> Tensor:
     """
     rows = _every_kth(embeddings, MAX_UNIFORMITY_ROWS)
     num = len(rows)
-    potential = _precise((4 * (rows @ rows.T) - 4).exp().fill_diagonal_(0).sum())
+    potential = precise((4 * (rows @ rows.T) - 4).exp().fill_diagonal_(0).sum())
     sums = torch.stack((potential, potential.new_tensor(num * (num - 1))))
-    potential, pairs = sum_across_ranks(sums, group)
-    return (potential / pairs).log()
+    total, pairs = sum_across_ranks(sums, group).unbind()
+    return (total / pairs).log()
 
 
 def bound_shares(
@@ -229,85 +227,7 @@ def chance_level(num_classes: int, temperature: float, epsilon: float) -> float:
     return float(2 * num.log() + negative_entropy)
 
 
-@torch.no_grad()
-def measure(
-    observation: Observation,
-    temperature: float,
-    epsilon: float,
-    *,
-    views: int = 1,
-    self_included: bool = True,
-) -> dict[str, float]:
-    """All measures of one batch, of all ranks that share it; every rank must call.
-
-    Args:
-        observation: from `varcon_plugin.VarConLoss.register_observer`.
-        temperature: tau_1 of the loss.
-        epsilon: of the loss.
-        views: embeddings an image contributes.
-        self_included: False where a sample is no part of its own class reference.
-
-    Returns:
-        Plain numbers by name, equal on every rank (``uniformity`` and the means up to
-        the order of summation). Means are over the samples that have a loss.
-    """
-    embeddings, _, references, terms, group = observation
-    sums, counts = class_sums(
-        _precise(embeddings), references.targets, len(references.centroids)
-    )
-    table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
-    sums, counts = table[:, :-1], table[:, -1]
-    centroids = references.centroids.detach()
-    if references.present is not None:
-        centroids = centroids[references.present]
-    similarity = centroid_similarity(centroids)
-    means = _means_across_ranks(observation, temperature, epsilon)
-    values = {
-        "loss": means[0] + means[1],
-        "kl": means[0],
-        "nll": means[1],
-        "confidence": means[2],
-        "random_confidence": random_confidence(
-            counts, embeddings.shape[1], temperature, self_included=self_included
-        ),
-        "tau2_mean": means[3],
-        "tau2_std": (means[4] - means[3] ** 2).clamp(min=0).sqrt(),
-        "tau2_low_share": means[5],
-        "tau2_high_share": means[6],
-        "centroid_cosine_mean": similarity.mean,
-        "centroid_cosine_max": similarity.max,
-        "centroid_effective_rank": similarity.effective_rank,
-        "dispersion": dispersion(sums, counts),
-        "alignment": alignment(sums, counts),
-        "uniformity": uniformity(embeddings, group),
-        "singleton_share": singleton_share(counts, views),
-        "classes": classes_in_batch(counts),
-        "references": centroids.new_tensor(len(centroids)),
-    }
-    numbers = torch.stack([x.to(sums) for x in values.values()]).tolist()
-    health = dict(zip(values, numbers, strict=True))
-    health["chance_level"] = chance_level(len(centroids), temperature, epsilon)
-    return health
-
-
-def _means_across_ranks(
-    observation: Observation, temperature: float, epsilon: float
-) -> Tensor:
-    """Means of kl, nll, confidence, tau2, tau2^2 and the bound shares, (7,)."""
-    terms, counted = observation.terms, observation.references.counted
-    kept = [terms.kl, terms.nll, terms.confidence, terms.tau2]
-    if counted is not None:
-        kept = [x[counted] for x in kept]
-    kl, nll, confidence, tau2 = map(_precise, kept)
-    num = tau2.new_tensor(len(tau2))
-    shares = bound_shares(tau2, temperature, epsilon) if len(tau2) else (num, num)
-    sums = [x.sum() for x in (kl, nll, confidence, tau2, tau2**2)]
-    sums += [share * num for share in shares]
-    totals = sum_across_ranks(torch.stack([*sums, num]), observation.group)
-    return totals[:-1] / totals[-1].clamp(min=1)
-
-
-def _precise(tensor: Tensor) -> Tensor:
+def precise(tensor: Tensor) -> Tensor:
     """In float64, where the device has it."""
     return tensor if tensor.device.type == "mps" else tensor.double()
 

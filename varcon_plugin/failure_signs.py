@@ -52,8 +52,8 @@ def failure_sign(
     if v["references"] < 2:
         return FailureSign(
             "one_class",
-            "every batch holds a single class, so that loss and gradient are 0; shuffle "
-            "the data, or sample several classes a batch",
+            "every batch holds a single class, so that loss and gradient are 0; "
+            "shuffle the data, or sample several classes a batch",
         )
     alone = max(v["singleton_share"], v["random_confidence"]) >= 0.5
     if batch_references and alone:
@@ -67,8 +67,8 @@ def failure_sign(
     if warm and v["centroid_cosine_max"] >= COLLAPSE_COSINE:
         return FailureSign(
             "collapse",
-            f"centroids are collapsing: max cosine {v['centroid_cosine_max']:.3f}, mean "
-            f"{v['centroid_cosine_mean']:.3f}, effective rank "
+            f"centroids are collapsing: max cosine {v['centroid_cosine_max']:.3f}, "
+            f"mean {v['centroid_cosine_mean']:.3f}, effective rank "
             f"{v['centroid_effective_rank']:.1f} of {v['references']:.0f} classes; try "
             "a lower learning rate or warm-up",
         )

@@ -194,7 +194,7 @@ class VarConLoss(nn.Module):
                 self._show(Observation(unit.detach(), labels, references, terms, group))
             return terms
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no types
     def _show(self, observation: Observation) -> None:
         for observer in tuple(self._observers.values()):
             observer(observation)

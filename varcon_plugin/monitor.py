@@ -13,14 +13,26 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from varcon_plugin.centroids import BatchCentroids
-from varcon_plugin.diagnostics import measure
+from varcon_plugin.diagnostics import (
+    alignment,
+    bound_shares,
+    centroid_similarity,
+    chance_level,
+    classes_in_batch,
+    dispersion,
+    precise,
+    random_confidence,
+    singleton_share,
+    uniformity,
+)
 from varcon_plugin.distributed import sum_across_ranks
+from varcon_plugin.epoch_histogram import EpochHistogram
 from varcon_plugin.failure_signs import FailureSign, FailureSigns, failure_sign
+from varcon_plugin.functional import class_sums
 from varcon_plugin.loss import Observation, VarConLoss
 
-__all__ = ["DiagnosticsMonitor", "StepReport", "find_loss"]
+__all__ = ["DiagnosticsMonitor", "StepReport", "find_loss", "measure"]
 
-BINS = 100  # of the histograms
 SCALARS = "scalars.jsonl"
 
 
@@ -105,7 +117,7 @@ class DiagnosticsMonitor:
         self._step = 0
         self._measuring = False
         self._scalars: dict[str, float] | None = None
-        self._histogram: _Histogram | None = None
+        self._histogram: EpochHistogram | None = None
 
     def begin_step(self, step: int, epoch: int) -> None:
         """Before step ``step`` of epoch ``epoch``, both counted from 1."""
@@ -114,7 +126,7 @@ class DiagnosticsMonitor:
         self._step, self._scalars = step, None
         chosen = self._is_chosen(epoch)
         if self._histogram is None and chosen:
-            self._histogram = _Histogram()
+            self._histogram = EpochHistogram()
         if self._measuring or chosen:
             self._handle = self.loss.register_observer(self._observe)
 
@@ -184,71 +196,79 @@ class DiagnosticsMonitor:
             )
 
 
-class _Histogram:
-    """Confidence of all samples of an epoch; tau2 is affine in it (Eq. 13)."""
-
-    def __init__(self) -> None:
-        self._sums: Tensor | None = None
-        self._last: Observation | None = None
-
-    @property
-    def seen(self) -> bool:
-        return self._sums is not None
-
-    @torch.no_grad()
-    def add(self, observation: Observation) -> None:
-        """Count this rank's samples that have a loss; nothing leaves the device."""
-        confidence = observation.terms.confidence
-        counted = observation.references.counted
-        weights = torch.ones_like(confidence) if counted is None else counted
-        weights = weights.to(confidence)
-        if self._sums is None:
-            self._sums = confidence.new_zeros(BINS + 2)
-        bins = (confidence * BINS).long().clamp(0, BINS - 1)
-        self._sums.index_add_(0, bins, weights)
-        self._sums[BINS] += (weights * confidence).sum()
-        self._sums[BINS + 1] += (weights * confidence.square()).sum()
-        if self._last is None or len(confidence) >= len(self._last.embeddings):
-            self._last = observation  # an incomplete last batch lacks classes
-
-    def content(self, temperature: float, epsilon: float) -> dict[str, Any]:
-        """Arrays to store, of all ranks; every rank must call."""
-        assert self._sums is not None
-        assert self._last is not None
-        sums = sum_across_ranks(self._sums, self._last.group).cpu().double().numpy()
-        counts, total = sums[:BINS], max(sums[:BINS].sum(), 1)
-        mean = sums[BINS] / total
-        deviation = max(sums[BINS + 1] / total - mean**2, 0) ** 0.5
-        edges = np.linspace(0, 1, BINS + 1)
-        low = temperature - epsilon
-        rows, classes = _reference_rows(self._last)
-        return {
-            "temperature": temperature,
-            "epsilon": epsilon,
-            "counts": counts.astype(np.int64),
-            "confidence_edges": edges,
-            "tau2_edges": low + 2 * epsilon * edges,
-            "confidence_mean": mean,
-            "confidence_std": deviation,
-            "tau2_mean": low + 2 * epsilon * mean,
-            "tau2_std": 2 * epsilon * deviation,
-            "centroids": rows,
-            "classes": classes,
-        }
-
-
-def _reference_rows(
+@torch.no_grad()
+def measure(
     observation: Observation,
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """The references that count (C, D) and the labels of their classes (C,).
+    temperature: float,
+    epsilon: float,
+    *,
+    views: int = 1,
+    self_included: bool = True,
+) -> dict[str, float]:
+    """All measures of one batch, of all ranks that share it; every rank must call.
 
-    -1 where no sample of this rank tells the label.
+    Args:
+        observation: from `varcon_plugin.VarConLoss.register_observer`.
+        temperature: tau_1 of the loss.
+        epsilon: of the loss.
+        views: embeddings an image contributes.
+        self_included: False where a sample is no part of its own class reference.
+
+    Returns:
+        Plain numbers by name, equal on every rank (``uniformity`` and the means up to
+        the order of summation). Means are over the samples that have a loss.
     """
-    references = observation.references
-    centroids = references.centroids.detach().float().cpu()
-    labels = torch.full((len(centroids),), -1, dtype=torch.int64)
-    labels[references.targets.cpu()] = observation.labels.cpu()
+    embeddings, _, references, _, group = observation
+    sums, counts = class_sums(
+        precise(embeddings), references.targets, len(references.centroids)
+    )
+    table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
+    sums, counts = table[:, :-1], table[:, -1]
+    centroids = references.centroids.detach()
     if references.present is not None:
-        kept = references.present.cpu()
-        centroids, labels = centroids[kept], labels[kept]
-    return centroids.numpy().astype(np.float16), labels.numpy()
+        centroids = centroids[references.present]
+    similarity = centroid_similarity(centroids)
+    means = _means_across_ranks(observation, temperature, epsilon)
+    values = {
+        "loss": means[0] + means[1],
+        "kl": means[0],
+        "nll": means[1],
+        "confidence": means[2],
+        "random_confidence": random_confidence(
+            counts, embeddings.shape[1], temperature, self_included=self_included
+        ),
+        "tau2_mean": means[3],
+        "tau2_std": (means[4] - means[3] ** 2).clamp(min=0).sqrt(),
+        "tau2_low_share": means[5],
+        "tau2_high_share": means[6],
+        "centroid_cosine_mean": similarity.mean,
+        "centroid_cosine_max": similarity.max,
+        "centroid_effective_rank": similarity.effective_rank,
+        "dispersion": dispersion(sums, counts),
+        "alignment": alignment(sums, counts),
+        "uniformity": uniformity(embeddings, group),
+        "singleton_share": singleton_share(counts, views),
+        "classes": classes_in_batch(counts),
+        "references": centroids.new_tensor(len(centroids)),
+    }
+    numbers = torch.stack([x.to(sums) for x in values.values()]).tolist()
+    health = dict(zip(values, numbers, strict=True))
+    health["chance_level"] = chance_level(len(centroids), temperature, epsilon)
+    return health
+
+
+def _means_across_ranks(
+    observation: Observation, temperature: float, epsilon: float
+) -> Tensor:
+    """Means of kl, nll, confidence, tau2, tau2^2 and the bound shares, (7,)."""
+    terms, counted = observation.terms, observation.references.counted
+    kept = [terms.kl, terms.nll, terms.confidence, terms.tau2]
+    if counted is not None:
+        kept = [x[counted] for x in kept]
+    kl, nll, confidence, tau2 = map(precise, kept)
+    num = tau2.new_tensor(len(tau2))
+    shares = bound_shares(tau2, temperature, epsilon) if len(tau2) else (num, num)
+    sums = [x.sum() for x in (kl, nll, confidence, tau2, tau2**2)]
+    sums += [share * num for share in shares]
+    totals = sum_across_ranks(torch.stack([*sums, num]), observation.group)
+    return totals[:-1] / totals[-1].clamp(min=1)
