@@ -7,11 +7,14 @@ from typing import Any, NamedTuple
 
 __all__ = ["FailureSign", "FailureSigns", "failure_sign"]
 
-COLLAPSE_COSINE = 0.99  # between two classes
+WARM_UP = 0.05  # of the schedule: every run starts near collapse and near chance
 EARLY = 0.1  # of the schedule
-WARM_UP = 0.05  # of the schedule: every run starts near collapse and chance
+ALONE = 0.5  # of the images
+COLLAPSED = 0.98  # mean cosine between classes; a healthy start is seen to reach .96
+NEAR_CHANCE = 0.95  # of the chance level
 NEARLY_ALL = 0.99  # of the samples
-SATURATED = 0.95  # confidence
+SEPARATED = 0.3  # cosine within classes less that between them
+SATURATED = 0.95  # mean confidence
 
 
 class FailureSign(NamedTuple):
@@ -55,8 +58,7 @@ def failure_sign(
             "every batch holds a single class, so that loss and gradient are 0; "
             "shuffle the data, or sample several classes a batch",
         )
-    alone = max(v["singleton_share"], v["random_confidence"]) >= 0.5
-    if batch_references and alone:
+    if batch_references and v["singleton_share"] >= ALONE:
         return FailureSign(
             "no_classmates",
             f"{v['singleton_share']:.0%} of the images have no classmate in the global "
@@ -64,7 +66,7 @@ def failure_sign(
             f"confidence {v['random_confidence']:.2f}: images are told apart, not "
             "classes; use larger or class-balanced batches",
         )
-    if warm and v["centroid_cosine_max"] >= COLLAPSE_COSINE:
+    if warm and v["centroid_cosine_mean"] >= COLLAPSED:
         return FailureSign(
             "collapse",
             f"centroids are collapsing: max cosine {v['centroid_cosine_max']:.3f}, "
@@ -72,34 +74,38 @@ def failure_sign(
             f"{v['centroid_effective_rank']:.1f} of {v['references']:.0f} classes; try "
             "a lower learning rate or warm-up",
         )
-    if warm and v["confidence"] <= v["random_confidence"]:
+    if warm and v["loss"] >= NEAR_CHANCE * v["chance_level"]:
         return FailureSign(
             "not_learning",
-            f"nothing is learned: confidence {v['confidence']:.3f} is not above the "
-            f"{v['random_confidence']:.3f} of random embeddings, loss {v['loss']:.2f} "
-            f"where chance is {v['chance_level']:.2f}; check labels and learning rate",
+            f"nothing is learned: loss {v['loss']:.2f} where chance is "
+            f"{v['chance_level']:.2f}; check that labels belong to their images, and "
+            "try a higher learning rate",
         )
     if epsilon > 0 and warm and v["tau2_low_share"] >= NEARLY_ALL:
         return FailureSign(
             "tau2_stuck",
             f"tau2 is stuck at its lower bound {temperature - epsilon:.3g} for "
-            f"{v['tau2_low_share']:.0%} of the samples: no posterior passes 5 %; try a "
-            "lower temperature",
+            f"{v['tau2_low_share']:.0%} of the samples: no posterior rises above "
+            "5 %; try a lower temperature",
         )
-    if epsilon > 0 and v["tau2_high_share"] >= NEARLY_ALL and v["alignment"] > 1:
+    within = 1 - v["alignment"] / 2
+    hardly_apart = within - v["centroid_cosine_mean"] < SEPARATED
+    if epsilon > 0 and v["tau2_high_share"] >= NEARLY_ALL and hardly_apart:
         return FailureSign(
             "tau2_stuck",
             f"tau2 is stuck at its upper bound {temperature + epsilon:.3g} for "
-            f"{v['tau2_high_share']:.0%} of the samples although classes are not "
-            f"compact (alignment {v['alignment']:.2f}); try a higher temperature",
+            f"{v['tau2_high_share']:.0%} of the samples although the classes are "
+            f"hardly apart (cosine {within:.2f} within, "
+            f"{v['centroid_cosine_mean']:.2f} between); try a higher temperature",
         )
     if early and v["confidence"] >= SATURATED:
         return FailureSign(
             "early_confidence",
             f"posteriors reach 1 too early: confidence {v['confidence']:.3f} after "
-            f"{progress:.0%} of the schedule; try a higher temperature, stronger "
-            "augmentation or a lower learning rate, and check that no label leaks "
-            "into the images",
+            f"{progress:.0%} of the schedule (random embeddings: "
+            f"{v['random_confidence']:.2f}); try stronger augmentation, a higher "
+            "temperature or a shorter schedule, and check that no label leaks into "
+            "the images",
         )
     return None
 

@@ -9,6 +9,7 @@ from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.algorithm import VarCon
 from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.datasets import Digits
+from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
 from varcon_plugin.mmpretrain.head import VarConHead
 from varcon_plugin.mmpretrain.hooks import (
     LabelCheckHook,
@@ -28,6 +29,7 @@ __all__ = [
     "MomentumCentroids",
     "PretrainedCheckHook",
     "VarCon",
+    "VarConDiagnosticsHook",
     "VarConHead",
     "VarConLoss",
 ]
