@@ -65,7 +65,7 @@ def centroid_similarity(centroids: Tensor) -> CentroidSimilarity:
     that the objective aims at, and the maximum stays clear of 1, at which two classes
     are one. A mean near 1 is collapse; at the very start it is normal, since random
     networks map everything to nearly one direction. Both are 0 for a single class.
-    Of more than 4,096 classes every k-th is compared for the maximum and the rank.
+    Of more than 4,096 classes, so many are compared for the maximum and the rank.
     """
     num = len(centroids)
     if num < 2:
@@ -73,7 +73,7 @@ def centroid_similarity(centroids: Tensor) -> CentroidSimilarity:
         return CentroidSimilarity(zero, zero, zero + num)
     total = centroids.sum(dim=0)
     mean = (total @ total - num) / (num * (num - 1))
-    rows = _every_kth(centroids, MAX_CENTROIDS)
+    rows = _some(centroids, MAX_CENTROIDS)
     cosines = (rows @ rows.T).fill_diagonal_(-1)
     return CentroidSimilarity(mean, cosines.max(), effective_rank(rows))
 
@@ -111,7 +111,7 @@ def uniformity(embeddings: Tensor, group: ProcessGroup | None = None) -> Tensor:
     pair.
     Source: Wang and Isola, arXiv 2005.10242, t = 2.
     """
-    rows = _every_kth(embeddings, MAX_UNIFORMITY_ROWS)
+    rows = _some(embeddings, MAX_UNIFORMITY_ROWS)
     num = len(rows)
     potential = precise((4 * (rows @ rows.T) - 4).exp().fill_diagonal_(0).sum())
     sums = torch.stack((potential, potential.new_tensor(num * (num - 1))))
@@ -232,6 +232,10 @@ def precise(tensor: Tensor) -> Tensor:
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
-def _every_kth(rows: Tensor, limit: int) -> Tensor:
-    """At most ``limit`` of the rows, evenly spaced."""
-    return rows[:: -(-len(rows) // limit)]
+def _some(rows: Tensor, limit: int) -> Tensor:
+    """All rows, or ``limit`` of them, the same at every call."""
+    if len(rows) <= limit:
+        return rows
+    generator = torch.Generator().manual_seed(0)
+    chosen = torch.randperm(len(rows), generator=generator)[:limit]
+    return rows[chosen.to(rows.device)]
