@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 __all__ = ["FailureSign", "FailureSigns", "failure_sign"]
 
-WARM_UP = 0.05  # of the schedule: every run starts near collapse and near chance
+WARM_UP = 0.05  # of the schedule: every run starts near chance
 EARLY = 0.1  # of the schedule
 ALONE = 0.5  # of the images
-COLLAPSED = 0.98  # mean cosine between classes; a healthy start is seen to reach .96
 NEAR_CHANCE = 0.95  # of the chance level
+COLLAPSED = 0.98  # mean cosine between classes
+ONE_POINT = 0.02  # dispersion within classes
 NEARLY_ALL = 0.99  # of the samples
 SEPARATED = 0.3  # cosine within classes less that between them
 SATURATED = 0.95  # mean confidence
@@ -39,7 +41,7 @@ def failure_sign(
     one_class, no_classmates, collapse, not_learning, tau2_stuck, early_confidence.
 
     Args:
-        values: from `varcon_plugin.diagnostics.measure`.
+        values: from `varcon_plugin.monitor.measure`.
         temperature: tau_1 of the loss.
         epsilon: of the loss.
         progress: share of the schedule that is done. collapse, not_learning and tau2 at
@@ -49,65 +51,120 @@ def failure_sign(
         batch_references: False where the class references come from elsewhere than the
             batch, so that samples need no classmates in it.
     """
-    v = values
-    warm = progress is None or progress >= WARM_UP
-    early = progress is not None and progress < EARLY
-    if v["references"] < 2:
-        return FailureSign(
-            "one_class",
-            "every batch holds a single class, so that loss and gradient are 0; "
-            "shuffle the data, or sample several classes a batch",
-        )
-    if batch_references and v["singleton_share"] >= ALONE:
-        return FailureSign(
-            "no_classmates",
-            f"{v['singleton_share']:.0%} of the images have no classmate in the global "
-            f"batch ({v['classes']:.0f} classes), and random embeddings would show "
-            f"confidence {v['random_confidence']:.2f}: images are told apart, not "
-            "classes; use larger or class-balanced batches",
-        )
-    if warm and v["centroid_cosine_mean"] >= COLLAPSED:
-        return FailureSign(
-            "collapse",
-            f"centroids are collapsing: max cosine {v['centroid_cosine_max']:.3f}, "
-            f"mean {v['centroid_cosine_mean']:.3f}, effective rank "
-            f"{v['centroid_effective_rank']:.1f} of {v['references']:.0f} classes; try "
-            "a lower learning rate or warm-up",
-        )
-    if warm and v["loss"] >= NEAR_CHANCE * v["chance_level"]:
-        return FailureSign(
-            "not_learning",
-            f"nothing is learned: loss {v['loss']:.2f} where chance is "
-            f"{v['chance_level']:.2f}; check that labels belong to their images, and "
-            "try a higher learning rate",
-        )
-    if epsilon > 0 and warm and v["tau2_low_share"] >= NEARLY_ALL:
-        return FailureSign(
-            "tau2_stuck",
-            f"tau2 is stuck at its lower bound {temperature - epsilon:.3g} for "
-            f"{v['tau2_low_share']:.0%} of the samples: no posterior rises above "
-            "5 %; try a lower temperature",
-        )
-    within = 1 - v["alignment"] / 2
-    hardly_apart = within - v["centroid_cosine_mean"] < SEPARATED
-    if epsilon > 0 and v["tau2_high_share"] >= NEARLY_ALL and hardly_apart:
-        return FailureSign(
-            "tau2_stuck",
-            f"tau2 is stuck at its upper bound {temperature + epsilon:.3g} for "
-            f"{v['tau2_high_share']:.0%} of the samples although the classes are "
-            f"hardly apart (cosine {within:.2f} within, "
-            f"{v['centroid_cosine_mean']:.2f} between); try a higher temperature",
-        )
-    if early and v["confidence"] >= SATURATED:
-        return FailureSign(
-            "early_confidence",
-            f"posteriors reach 1 too early: confidence {v['confidence']:.3f} after "
-            f"{progress:.0%} of the schedule (random embeddings: "
-            f"{v['random_confidence']:.2f}); try stronger augmentation, a higher "
-            "temperature or a shorter schedule, and check that no label leaks into "
-            "the images",
-        )
+    run = _Run(values, temperature, epsilon, progress, batch_references)
+    for name, explain in (
+        ("one_class", _one_class),
+        ("no_classmates", _no_classmates),
+        ("collapse", _collapse),
+        ("not_learning", _not_learning),
+        ("tau2_stuck", _tau2_stuck_low),
+        ("tau2_stuck", _tau2_stuck_high),
+        ("early_confidence", _early_confidence),
+    ):
+        message = explain(run)
+        if message is not None:
+            return FailureSign(name, message)
     return None
+
+
+@dataclass(frozen=True)
+class _Run:
+    values: Mapping[str, float]
+    temperature: float
+    epsilon: float
+    progress: float | None
+    batch_references: bool
+
+    @property
+    def warm(self) -> bool:
+        return self.progress is None or self.progress >= WARM_UP
+
+    @property
+    def at_chance(self) -> bool:
+        return self.values["loss"] >= NEAR_CHANCE * self.values["chance_level"]
+
+
+def _one_class(run: _Run) -> str | None:
+    if run.values["references"] >= 2:
+        return None
+    return (
+        "every batch holds a single class, so that loss and gradient are 0; shuffle "
+        "the data, or sample several classes a batch"
+    )
+
+
+def _no_classmates(run: _Run) -> str | None:
+    v = run.values
+    if not run.batch_references or v["singleton_share"] < ALONE:
+        return None
+    return (
+        f"{v['singleton_share']:.0%} of the images have no classmate in the global "
+        f"batch ({v['classes']:.0f} classes), and random embeddings would show "
+        f"confidence {v['random_confidence']:.2f}: images are told apart, not classes; "
+        "use larger or class-balanced batches"
+    )
+
+
+def _collapse(run: _Run) -> str | None:
+    v = run.values
+    one_point = v["dispersion"] <= ONE_POINT and v["centroid_cosine_mean"] >= COLLAPSED
+    if not (run.warm and run.at_chance and one_point):
+        return None
+    return (
+        f"centroids are collapsing: max cosine {v['centroid_cosine_max']:.3f}, mean "
+        f"{v['centroid_cosine_mean']:.3f}, effective rank "
+        f"{v['centroid_effective_rank']:.1f} of {v['references']:.0f} classes; try a "
+        "lower learning rate or warm-up"
+    )
+
+
+def _not_learning(run: _Run) -> str | None:
+    if not (run.warm and run.at_chance):
+        return None
+    return (
+        f"nothing is learned: loss {run.values['loss']:.2f} where chance is "
+        f"{run.values['chance_level']:.2f}; check that labels belong to their images, "
+        "and try another learning rate"
+    )
+
+
+def _tau2_stuck_low(run: _Run) -> str | None:
+    share = run.values["tau2_low_share"]
+    if run.epsilon == 0 or not run.warm or share < NEARLY_ALL:
+        return None
+    return (
+        f"tau2 is stuck at its lower bound {run.temperature - run.epsilon:.3g} for "
+        f"{share:.0%} of the samples: no posterior rises above 5 %; try a lower "
+        "temperature"
+    )
+
+
+def _tau2_stuck_high(run: _Run) -> str | None:
+    share = run.values["tau2_high_share"]
+    within = 1 - run.values["alignment"] / 2
+    between = run.values["centroid_cosine_mean"]
+    apart = within - between >= SEPARATED
+    if run.epsilon == 0 or share < NEARLY_ALL or apart:
+        return None
+    return (
+        f"tau2 is stuck at its upper bound {run.temperature + run.epsilon:.3g} for "
+        f"{share:.0%} of the samples although the classes are hardly apart (cosine "
+        f"{within:.2f} within, {between:.2f} between); try a higher temperature"
+    )
+
+
+def _early_confidence(run: _Run) -> str | None:
+    v = run.values
+    early = run.progress is not None and run.progress < EARLY
+    if not early or v["confidence"] < SATURATED:
+        return None
+    return (
+        f"posteriors reach 1 too early: confidence {v['confidence']:.3f} after "
+        f"{run.progress:.1%} of the schedule (random embeddings: "
+        f"{v['random_confidence']:.2f}); try stronger augmentation, a higher "
+        "temperature or a shorter schedule, and check that no label leaks into the "
+        "images"
+    )
 
 
 class FailureSigns:
