@@ -58,7 +58,7 @@ class VarConDiagnosticsHook(Hook):
         loss = find_loss(unwrapped(runner))
         self.monitor = DiagnosticsMonitor(loss, directory, **self.settings)
         state = runner.message_hub.runtime_info.get(STATE)
-        if state is not None and runner.iter > 0:
+        if state is not None:
             self.monitor.load_state_dict(state)
 
     def before_train_iter(
