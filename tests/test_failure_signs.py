@@ -171,6 +171,7 @@ def test_converged_samples_at_the_upper_bound_are_healthy():
     converged = {"tau2_high_share": 1.0, "alignment": 0.1}
     assert name_of(converged) is None
     assert name_of({**converged, "centroid_cosine_mean": 0.9}) == "tau2_stuck"
+    assert name_of({**converged, "alignment": float("nan")}) is None
 
 
 @pytest.mark.parametrize("side", ["low", "high"])

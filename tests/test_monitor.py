@@ -6,8 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from varcon_plugin import VarConLoss
@@ -115,8 +113,6 @@ def test_every_measure_exists_where_no_sample_has_a_classmate():
 
 
 def _measure_on_rank(rank, folder):
-    store = f"file://{folder / 'store'}"
-    dist.init_process_group("gloo", store, rank=rank, world_size=2)
     mine = torch.arange(len(LABELS)).split(SIZES)[rank]
     loss = VarConLoss(leave_one_out=True, num_classes=6)
     monitor = DiagnosticsMonitor(
@@ -125,22 +121,12 @@ def _measure_on_rank(rank, folder):
     monitor.begin_step(1, epoch=1)
     loss(embeddings_of(LABELS)[mine], LABELS[mine])
     scalars = monitor.end_step(progress=0.5).scalars
-    (folder / f"rank{rank}.json").write_text(json.dumps(scalars))
     monitor.end_epoch(1)
-    dist.destroy_process_group()
+    return scalars
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(_measure_on_rank, (folder,), nprocs=2)
-    return folder
-
-
-def test_ranks_measure_the_global_batch(two_ranks):
-    first, second = (
-        json.loads((two_ranks / f"rank{rank}.json").read_text()) for rank in (0, 1)
-    )
+def test_ranks_measure_and_store_the_global_batch(run_ranks, tmp_path):
+    first, second = run_ranks(_measure_on_rank, 2, tmp_path)
     assert first == second
     loss = VarConLoss(leave_one_out=True, num_classes=6)
     observation = observe(loss, embeddings_of(LABELS), LABELS)
@@ -148,11 +134,9 @@ def test_ranks_measure_the_global_batch(two_ranks):
     del first["uniformity"], alone["uniformity"]  # pairs within ranks only
     assert first == pytest.approx(alone, rel=1e-9)
 
-
-def test_ranks_store_the_histogram_of_all_samples(two_ranks):
-    content = np.load(two_ranks / "epoch_0001.npz")
+    content = np.load(tmp_path / "epoch_0001.npz")
     assert content["counts"].sum() == 10  # two of the twelve are alone
-    assert len((two_ranks / "scalars.jsonl").read_text().splitlines()) == 1
+    assert len((tmp_path / "scalars.jsonl").read_text().splitlines()) == 1
 
 
 def test_only_every_interval_th_step_is_observed(tmp_path):

@@ -98,8 +98,8 @@ def alignment(sums: Tensor, counts: Tensor) -> Tensor:
     Source: Wang and Isola, arXiv 2005.10242, alpha = 2, with classmates as positives.
     """
     pairs = (counts * (counts - 1)).sum()
-    cosine = ((sums * sums).sum(dim=1) - counts).sum() / pairs
-    return 2 - 2 * cosine
+    cosines = ((sums * sums).sum(dim=1) - counts).sum()
+    return 2 - 2 * cosines / pairs.masked_fill(pairs == 0, torch.nan)
 
 
 def uniformity(embeddings: Tensor, group: ProcessGroup | None = None) -> Tensor:

@@ -143,8 +143,8 @@ def _tau2_stuck_high(run: _Run) -> str | None:
     share = run.values["tau2_high_share"]
     within = 1 - run.values["alignment"] / 2
     between = run.values["centroid_cosine_mean"]
-    apart = within - between >= SEPARATED
-    if run.epsilon == 0 or share < NEARLY_ALL or apart:
+    hardly_apart = within - between < SEPARATED  # not so if there is no pair: NaN
+    if run.epsilon == 0 or share < NEARLY_ALL or not hardly_apart:
         return None
     return (
         f"tau2 is stuck at its upper bound {run.temperature + run.epsilon:.3g} for "
