@@ -126,18 +126,21 @@ def test_a_healthy_run_is_silent(tmp_path):
     assert not [w for w in caught if "VarCon" in str(w) or "classmate" in str(w)]
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists:UserWarning")
 def test_a_failure_sign_is_one_warning_and_not_repeated_after_a_resume(tmp_path):
-    data = batches(classes=64)
+    options = {"data": batches(classes=64), "enable_checkpointing": True}
     settings = {"interval": 1, "patience": 2, "directory": tmp_path / "records"}
-    checkpoint = ModelCheckpoint(tmp_path, filename="last")
+
+    def callbacks():
+        checkpoint = ModelCheckpoint(tmp_path, filename="last")
+        return VarConDiagnosticsCallback(**settings), checkpoint
+
     with pytest.warns(UserWarning, match="no_classmates: 100% of the images") as caught:
-        fit(tmp_path, VarConDiagnosticsCallback(**settings), checkpoint, data=data,
-            max_epochs=1, enable_checkpointing=True)  # fmt: skip
+        fit(tmp_path, *callbacks(), max_epochs=1, **options)
     assert len([w for w in caught if "no_classmates" in str(w.message)]) == 1
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "no_classmates")
-        fit(tmp_path, VarConDiagnosticsCallback(**settings), data=data,
-            ckpt_path=tmp_path / "last.ckpt")  # fmt: skip
+        fit(tmp_path, *callbacks(), ckpt_path=tmp_path / "last.ckpt", **options)
     assert measured_steps(tmp_path / "records") == list(range(1, 9))
 
 
@@ -152,5 +155,7 @@ def test_a_module_without_the_loss_is_an_error(tmp_path):
         enable_progress_bar=False, enable_model_summary=False,
         callbacks=[VarConDiagnosticsCallback()],
     )  # fmt: skip
-    with pytest.raises(ValueError, match="exactly one VarConLoss in the model, found 0"):
+    with pytest.raises(
+        ValueError, match="exactly one VarConLoss in the model, found 0"
+    ):
         trainer.fit(Bare(), batches())
