@@ -3,6 +3,7 @@
 import csv
 import json
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_measures_reach_every_logger_with_their_step(tmp_path):
     )
     assert recorder.steps("varcon/tau2_mean") == [2, 4, 6, 8]
     trainer.loggers[0].save()
-    with open(f"{trainer.log_dir}/metrics.csv") as file:
+    with Path(trainer.log_dir, "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["varcon/loss"]]
     values = [value for tag, _, value in recorder.seen if tag == "varcon/loss"]
     assert [float(row["varcon/loss"]) for row in rows] == pytest.approx(values)
