@@ -150,9 +150,10 @@ def random_confidence(
     """Mean confidence of random embeddings with the class counts of this batch.
 
     In [0, 1]. A sample sits in its own class mean, so that few samples a class make
-    confidence high without anything learned. Healthy: well below the confidence of the
-    run; above .5 the objective tells images apart more than classes. Views of an image
-    count as independent here, so two correlated views show more.
+    confidence high without anything learned. Healthy: the confidence of the run ends
+    well above it (it starts below, near 1 / C, since early embeddings are less spread
+    than random ones); above .5 the objective tells images apart more than classes.
+    Views of an image count as independent here; correlated ones show more.
 
     Monte Carlo over ``samples`` samples, standard error at most .5 / sqrt(samples),
     with a generator of its own: the random state of the run is not touched.
