@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from varcon_plugin import VarConLoss
-from varcon_plugin.diagnostics import random_confidence
+from varcon_plugin.diagnostics import chance_level, random_confidence
+from varcon_plugin.momentum import MomentumCentroids
 from varcon_plugin.monitor import DiagnosticsMonitor, find_loss, measure
 
 LABELS = torch.tensor([0, 0, 1, 2, 2, 2, 3, 1, 0, 2, 4, 0])
@@ -75,7 +76,7 @@ def test_observed_loss_compiles():
 def test_measure_agrees_with_the_terms_of_the_loss():
     loss = VarConLoss(num_classes=9)
     observation = observe(loss, embeddings_of(LABELS), LABELS)
-    values = measure(observation, 0.1, 0.02)
+    values = measure(observation, loss, views=1)
     terms = observation.terms
     assert values["loss"] == pytest.approx(terms.loss.item())
     for name in ("kl", "nll", "confidence"):
@@ -90,7 +91,7 @@ def test_measure_agrees_with_the_terms_of_the_loss():
 def test_samples_without_a_reference_are_left_out():
     loss = VarConLoss(leave_one_out=True)
     observation = observe(loss, embeddings_of(LABELS), LABELS)
-    values = measure(observation, 0.1, 0.02, self_included=False)
+    values = measure(observation, loss, views=1)
     counted = torch.bincount(LABELS)[LABELS] > 1
     confidence = observation.terms.confidence[counted].mean()
     assert values["confidence"] == pytest.approx(confidence.item())
@@ -102,14 +103,46 @@ def test_samples_without_a_reference_are_left_out():
 
 def test_every_measure_exists_where_no_sample_has_a_classmate():
     labels = torch.arange(6)
+    loss = VarConLoss(leave_one_out=True)
     with pytest.warns(UserWarning, match="no sample of the batch has a classmate"):
-        observation = observe(
-            VarConLoss(leave_one_out=True), embeddings_of(labels), labels
-        )
-    values = measure(observation, 0.1, 0.02, self_included=False)
+        observation = observe(loss, embeddings_of(labels), labels)
+    values = measure(observation, loss, views=1)
     assert values["singleton_share"] == 1
     assert values["loss"] == 0
     assert math.isnan(values["alignment"])
+
+
+@pytest.mark.parametrize("num_negatives", [None, 40])
+def test_a_bank_is_measured_over_the_classes_it_holds(tmp_path, num_negatives):
+    generator = torch.Generator().manual_seed(0)
+    bank = MomentumCentroids(20, 8, num_negatives=num_negatives)
+    loss = VarConLoss(centroids=bank)
+    labels = torch.arange(20)
+    loss(torch.randn(20, 8, generator=generator), labels)  # fills it
+    monitor = DiagnosticsMonitor(loss, tmp_path, interval=1, histogram_epochs=1)
+    report = step(monitor, 1)
+    values = report.scalars
+    monitor.end_epoch(1)
+    assert values["classes"] == 5
+    assert values["centroid_cosine_max"] < 0.99  # no class is drawn twice
+    assert report.warning is None
+    if num_negatives is None:
+        assert values["references"] == 20
+        assert values["chance_level"] == chance_level(20, 0.1, 0.02)
+    else:
+        assert values["references"] == pytest.approx(20, abs=6)  # an estimate
+    unrelated = random_confidence(torch.full((20,), 2.0), 8, 0.1, self_included=False)
+    assert values["random_confidence"] == pytest.approx(unrelated.item(), abs=0.1)
+    with np.load(tmp_path / "epoch_0001.npz") as content:
+        assert set(content["classes"]) - {-1} == {0, 1, 2, 3, 4}
+
+
+def test_singletons_are_no_sign_with_a_bank():
+    loss = VarConLoss(centroids=MomentumCentroids(12, 8))
+    monitor = DiagnosticsMonitor(loss, None, interval=1, views=1, patience=1)
+    reports = [step(monitor, i, labels=torch.arange(12)) for i in range(1, 4)]
+    assert reports[-1].scalars["singleton_share"] == 1
+    assert "no_classmates" not in [r.warning and r.warning.name for r in reports]
 
 
 def _measure_on_rank(rank, folder):
@@ -130,7 +163,7 @@ def test_ranks_measure_and_store_the_global_batch(run_ranks, tmp_path):
     assert first == second
     loss = VarConLoss(leave_one_out=True, num_classes=6)
     observation = observe(loss, embeddings_of(LABELS), LABELS)
-    alone = measure(observation, 0.1, 0.02, self_included=False)
+    alone = measure(observation, loss, views=1)
     del first["uniformity"], alone["uniformity"]  # pairs within ranks only
     assert first == pytest.approx(alone, rel=1e-9)
 

@@ -8,6 +8,7 @@ travels. `varcon_plugin.monitor.measure` computes all of them at once.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -185,9 +186,11 @@ def random_confidence(
     if self_included:
         reference = reference + embeddings
     true = (embeddings * normalize(reference)).sum(dim=1, keepdim=True)
-    logits = embeddings @ normalize(directions(len(present))).T
-    logits = logits.scatter(1, targets[:, None], true) / temperature
-    return logits.softmax(dim=1).gather(1, targets[:, None]).mean()
+    drawn = min(len(present) - 1, MAX_CENTROIDS)  # stand for all the other classes
+    others = (embeddings @ normalize(directions(drawn)).T / temperature).logsumexp(
+        dim=1, keepdim=True
+    ) + math.log((len(present) - 1) / drawn)
+    return torch.sigmoid(true / temperature - others).mean()
 
 
 def singleton_share(counts: Tensor, views: int = 1) -> Tensor:

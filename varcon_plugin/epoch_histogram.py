@@ -81,7 +81,11 @@ def _reference_rows(
     centroids = references.centroids.detach().float().cpu()
     labels = torch.full((len(centroids),), -1, dtype=torch.int64)
     labels[references.targets.cpu()] = observation.labels.cpu()
-    if references.present is not None:
-        kept = references.present.cpu()
-        centroids, labels = centroids[kept], labels[kept]
-    return centroids.numpy().astype(np.float16), labels.numpy()
+    present = references.present
+    if present is not None and present.dtype == torch.bool:
+        kept = present.cpu()
+    elif present is not None:  # drawn: only those of the batch are known
+        kept = labels >= 0
+    else:
+        kept = torch.ones_like(labels, dtype=torch.bool)
+    return centroids[kept].numpy().astype(np.float16), labels[kept].numpy()

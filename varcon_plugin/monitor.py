@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from varcon_plugin.centroids import BatchCentroids
+from varcon_plugin.centroids import BatchCentroids, References
 from varcon_plugin.diagnostics import (
     alignment,
     bound_shares,
@@ -185,38 +185,21 @@ class DiagnosticsMonitor:
         if self._histogram is not None:
             self._histogram.add(observation)
         if self._measuring:
-            source = self.loss.centroids
-            self._scalars = measure(
-                observation,
-                self.loss.temperature,
-                self.loss.epsilon,
-                views=self.views,
-                self_included=isinstance(source, BatchCentroids)
-                and not source.leave_one_out,
-            )
+            self._scalars = measure(observation, self.loss, self.views)
 
 
 @torch.no_grad()
-def measure(
-    observation: Observation,
-    temperature: float,
-    epsilon: float,
-    *,
-    views: int = 1,
-    self_included: bool = True,
-) -> dict[str, float]:
+def measure(observation: Observation, loss: VarConLoss, views: int) -> dict[str, float]:
     """All measures of one batch, of all ranks that share it; every rank must call.
 
     Args:
-        observation: from `varcon_plugin.VarConLoss.register_observer`.
-        temperature: tau_1 of the loss.
-        epsilon: of the loss.
+        observation: from ``loss.register_observer``.
+        loss: what was observed.
         views: embeddings an image contributes.
-        self_included: False where a sample is no part of its own class reference.
 
     Returns:
-        Plain numbers by name, equal on every rank (``uniformity`` and the means up to
-        the order of summation). Means are over the samples that have a loss.
+        Plain numbers by name, equal on every rank, and with any number of them but for
+        ``uniformity``. Means are over the samples that have a loss.
     """
     embeddings, _, references, _, group = observation
     sums, counts = class_sums(
@@ -224,18 +207,16 @@ def measure(
     )
     table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
     sums, counts = table[:, :-1], table[:, -1]
-    centroids = references.centroids.detach()
-    if references.present is not None:
-        centroids = centroids[references.present]
+    centroids, num_references = _distinct(references)
     similarity = centroid_similarity(centroids)
-    means = _means_across_ranks(observation, temperature, epsilon)
+    means = _means_across_ranks(observation, loss)
     values = {
         "loss": means[0] + means[1],
         "kl": means[0],
         "nll": means[1],
         "confidence": means[2],
-        "random_confidence": random_confidence(
-            counts, embeddings.shape[1], temperature, self_included=self_included
+        "random_confidence": _random_confidence(
+            counts, num_references, embeddings.shape[1], loss
         ),
         "tau2_mean": means[3],
         "tau2_std": (means[4] - means[3] ** 2).clamp(min=0).sqrt(),
@@ -249,17 +230,38 @@ def measure(
         "uniformity": uniformity(embeddings, group),
         "singleton_share": singleton_share(counts, views),
         "classes": classes_in_batch(counts),
-        "references": centroids.new_tensor(len(centroids)),
     }
     numbers = torch.stack([x.to(sums) for x in values.values()]).tolist()
     health = dict(zip(values, numbers, strict=True))
-    health["chance_level"] = chance_level(len(centroids), temperature, epsilon)
+    health["references"] = num_references
+    health["chance_level"] = chance_level(
+        num_references, loss.temperature, loss.epsilon
+    )
     return health
 
 
-def _means_across_ranks(
-    observation: Observation, temperature: float, epsilon: float
+def _distinct(references: References) -> tuple[Tensor, int]:
+    """The references that count, each once, and how many classes they stand for."""
+    centroids, present = references.centroids.detach(), references.present
+    if present is None:
+        return centroids, len(centroids)
+    centroids = centroids[present > 0]
+    if present.dtype != torch.bool:  # drawn, some of them repeatedly
+        centroids = torch.unique(centroids, dim=0)
+    return centroids, round(float(present.sum()))
+
+
+def _random_confidence(
+    counts: Tensor, num_references: int, dim: int, loss: VarConLoss
 ) -> Tensor:
+    source = loss.centroids
+    if not isinstance(source, BatchCentroids):  # unrelated to the batch: two each
+        counts = counts.new_full((num_references,), 2)
+    included = isinstance(source, BatchCentroids) and not source.leave_one_out
+    return random_confidence(counts, dim, loss.temperature, self_included=included)
+
+
+def _means_across_ranks(observation: Observation, loss: VarConLoss) -> Tensor:
     """Means of kl, nll, confidence, tau2, tau2^2 and the bound shares, (7,)."""
     terms, counted = observation.terms, observation.references.counted
     kept = [terms.kl, terms.nll, terms.confidence, terms.tau2]
@@ -267,7 +269,9 @@ def _means_across_ranks(
         kept = [x[counted] for x in kept]
     kl, nll, confidence, tau2 = map(precise, kept)
     num = tau2.new_tensor(len(tau2))
-    shares = bound_shares(tau2, temperature, epsilon) if len(tau2) else (num, num)
+    shares = (num, num)
+    if len(tau2):
+        shares = bound_shares(tau2, loss.temperature, loss.epsilon)
     sums = [x.sum() for x in (kl, nll, confidence, tau2, tau2**2)]
     sums += [share * num for share in shares]
     totals = sum_across_ranks(torch.stack([*sums, num]), observation.group)

@@ -1,6 +1,7 @@
 """VarCon for lightly (https://docs.lightly.ai): the loss and a LightningModule."""
 
+from varcon_plugin.lightly.diagnostics_callback import VarConDiagnosticsCallback
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.lightly.module import VarCon, transform
 
-__all__ = ["VarCon", "VarConLoss", "transform"]
+__all__ = ["VarCon", "VarConDiagnosticsCallback", "VarConLoss", "transform"]
