@@ -5,6 +5,7 @@ from varcon_plugin.lightly.batch_augment import (
     EpochSeed,
     SimCLRBatchTransform,
 )
+from varcon_plugin.lightly.diagnostics_callback import VarConDiagnosticsCallback
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.lightly.module import VarCon, transform
 
@@ -13,6 +14,7 @@ __all__ = [
     "EpochSeed",
     "SimCLRBatchTransform",
     "VarCon",
+    "VarConDiagnosticsCallback",
     "VarConLoss",
     "transform",
 ]

@@ -14,6 +14,7 @@ from varcon_plugin.mmpretrain.batch_augment import (
 )
 from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.datasets import Digits
+from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
 from varcon_plugin.mmpretrain.head import VarConHead
 from varcon_plugin.mmpretrain.hooks import (
     LabelCheckHook,
@@ -36,6 +37,7 @@ __all__ = [
     "PretrainedCheckHook",
     "TwoCrops",
     "VarCon",
+    "VarConDiagnosticsHook",
     "VarConHead",
     "VarConLoss",
 ]
