@@ -12,7 +12,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-__all__ = ["active_group", "agree", "gather_labels", "sum_across_ranks", "world_size"]
+__all__ = [
+    "active_group",
+    "agree",
+    "gather_equal",
+    "gather_labels",
+    "rank_of",
+    "sum_across_ranks",
+    "world_size",
+]
 
 
 def active_group(group: ProcessGroup | None = None) -> ProcessGroup | None:
@@ -26,6 +34,21 @@ def active_group(group: ProcessGroup | None = None) -> ProcessGroup | None:
 def world_size(group: ProcessGroup | None) -> int:
     """Number of ranks in ``group``; 1 for None."""
     return 1 if group is None else dist.get_world_size(group)
+
+
+def rank_of(group: ProcessGroup | None) -> int:
+    """This process's rank in ``group``; 0 for None."""
+    return 0 if group is None else dist.get_rank(group)
+
+
+def gather_equal(tensor: Tensor, group: ProcessGroup) -> Tensor:
+    """``tensor`` of every rank, stacked in rank order; without gradient.
+
+    Every rank must call, with the same shape and dtype.
+    """
+    everyone = tensor.new_empty(dist.get_world_size(group), *tensor.shape)
+    dist.all_gather(list(everyone), tensor.detach().contiguous(), group=group)
+    return everyone
 
 
 def agree(

@@ -141,7 +141,7 @@ def test_topk_accuracy_known_value():
         ({"temperature": 0.0}, "temperature must be > 0, got 0.0"),
         (
             {"train_features": torch.full((300, 16), math.nan)},
-            "300 of 300 rows",
+            "300 of 300 train",
         ),
         ({"test_features": torch.empty(0, 16)}, "the test split is empty"),
         ({"train_labels": torch.zeros(3).long()}, r"train_labels \(N,\), got shapes"),

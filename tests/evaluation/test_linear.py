@@ -2,7 +2,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from varcon_plugin.evaluation.linear import fit_logistic, linear_probe, stratified_mask
+from varcon_plugin.evaluation.linear import linear_probe, stratified_mask
+from varcon_plugin.evaluation.logistic import fit_logistic
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_separable_classes_are_separated():
 
 def test_says_what_is_wrong(split):
     train, train_labels, test, test_labels = split
-    with pytest.raises(ValueError, match="5 of 400 rows of train_features hold NaN"):
+    with pytest.raises(ValueError, match="5 of 400 train features hold NaN"):
         linear_probe(
             train.index_fill(0, torch.arange(5), torch.nan),
             train_labels,

@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["check_features", "check_split"]
+__all__ = ["check_features", "check_finite", "check_split"]
+
+
+def check_finite(features: Tensor, name: str) -> None:
+    """Raise ValueError unless all ``features`` (N, D) of split ``name`` are finite."""
+    bad = ~torch.isfinite(features).all(dim=1)
+    if bad.any():
+        raise ValueError(
+            f"{int(bad.sum())} of {len(bad)} {name} features hold NaN or infinite "
+            f"values, first that of image {int(bad.nonzero()[0])}"
+        )
 
 
 def check_features(features: Tensor, labels: Tensor, name: str) -> None:
@@ -32,12 +42,7 @@ def check_features(features: Tensor, labels: Tensor, name: str) -> None:
         raise TypeError(f"{name}_features must be floating, got {features.dtype}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"{name}_labels must be integers, got {labels.dtype}")
-    bad = ~torch.isfinite(features).all(dim=1)
-    if bad.any():
-        raise ValueError(
-            f"{int(bad.sum())} of {len(bad)} rows of {name}_features hold NaN or "
-            f"infinite values, first row {int(bad.nonzero()[0])}"
-        )
+    check_finite(features, name)
     if int(labels.min()) < 0:
         raise ValueError(
             f"{name}_labels must be class ids >= 0, got {int(labels.min())}"

@@ -1,0 +1,149 @@
+"""Labelled images as every source delivers them, and what an encoder is asked to be."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+__all__ = ["Encoder", "ImageDataset", "Images", "Splits", "read_folder"]
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Item: TypeAlias = Path | Pixels
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
+
+
+class Encoder(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+        module: uint8 RGB images (N, 3, H, W) to features (N, D); normalisation of the
+            pixels and pooling are part of it.
+        transform: a file or an RGB array (H, W, 3) to the uint8 RGB tensor (3, H, W)
+            that ``module`` takes. Its ``repr`` has to say what it does: cached features
+            are found by it.
+        about: where it comes from, for the report.
+    """
+
+    module: nn.Module
+    transform: Callable[[Item], Tensor]
+    about: dict[str, Any]
+
+
+class Images(NamedTuple):
+    """A split of a dataset.
+
+    Attributes:
+        items: files, or RGB arrays (H, W, 3), uint8.
+        labels: (N,) class ids, or (N, C) of 0 and 1 where an image has several.
+        classes: names; the class ids are their positions.
+    """
+
+    items: Sequence[Item]
+    labels: Tensor
+    classes: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """Changes with any label, any pixel of an array, and any file touched."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        digest.update(self.labels.numpy().tobytes())
+        for item in self.items:
+            if isinstance(item, Path):
+                status = item.stat()
+                digest.update(f"{item} {status.st_size} {status.st_mtime_ns}".encode())
+            else:
+                digest.update(repr(item.shape).encode() + item.tobytes())
+        return digest.hexdigest()
+
+
+class Splits(NamedTuple):
+    """A dataset: ``validation`` is None where it has no split of that name."""
+
+    train: Images
+    test: Images
+    validation: Images | None
+    name: str
+
+
+class ImageDataset(Dataset[Tensor]):
+    """The images of a split as an encoder takes them.
+
+    Args:
+        items: as in `Images`.
+        transform: of the encoder.
+        corrupt: changes the pixels (H, W, 3) that the encoder would see, given the
+            position of the image; None leaves them as they are.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        transform: Callable[[Item], Tensor],
+        corrupt: Callable[[Pixels, int], Pixels] | None = None,
+    ) -> None:
+        self.items = items
+        self.transform = transform
+        self.corrupt = corrupt
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Tensor:
+        try:
+            image = self.transform(self.items[index])
+        except OSError as error:
+            raise ValueError(
+                f"cannot read image {self.items[index]}: {error}"
+            ) from error
+        if self.corrupt is None:
+            return image
+        pixels = self.corrupt(image.permute(1, 2, 0).numpy(), index)
+        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+
+
+def read_folder(folder: Path, classes: Sequence[str] | None = None) -> Images:
+    """Images of ``folder/<class>/**``, classes in the order of their names.
+
+    Args:
+        folder: with one folder for each class.
+        classes: those of the training split, which give the class ids; None takes the
+            folders found.
+
+    Raises:
+        ValueError: the folder is missing, holds no images, an empty class, or a class
+            that ``classes`` lacks.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"image folder not found: {folder}")
+    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    names = tuple(found if classes is None else classes)
+    unknown = sorted(set(found) - set(names))
+    if unknown:
+        raise ValueError(
+            f"{folder} has {len(unknown)} classes that the training split lacks, such "
+            f"as {', '.join(unknown[:5])}"
+        )
+    items: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        if name not in found:
+            continue
+        files = sorted(
+            file
+            for file in (folder / name).rglob("*")
+            if file.suffix.lower() in SUFFIXES
+        )
+        if not files:
+            raise ValueError(f"no images in class folder {folder / name}")
+        items += files
+        labels += [label] * len(files)
+    if not items:
+        raise ValueError(f"no images in {folder}: expected {folder}/<class>/<image>")
+    return Images(items, torch.tensor(labels), names)

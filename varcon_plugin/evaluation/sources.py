@@ -1,0 +1,148 @@
+"""Encoders and datasets that need no adapter: timm models, folders, digits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from varcon_plugin.digits import load_digits_split
+from varcon_plugin.evaluation.images import Encoder, Images, Item, Splits, read_folder
+from varcon_plugin.evaluation.weights import fill, read_weights
+
+__all__ = ["ImageTransform", "NormalizedEncoder", "digits", "folder", "timm_encoder"]
+
+TEST = ("test", "val", "validation")
+
+
+class NormalizedEncoder(nn.Module):
+    """Normalises uint8 images, encodes them, and pools the result to (N, D).
+
+    Args:
+        backbone: images (N, 3, H, W) to features (N, D), or to a map (N, D, H', W'),
+            which is averaged.
+        mean: of the channels, in [0, 1].
+        std: of the channels, in [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, backbone: nn.Module, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(-1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, D) of uint8 RGB ``images`` (N, 3, H, W)."""
+        features: Tensor = self.backbone((images.float() - self.mean) / self.std)
+        return features.mean(dim=(2, 3)) if features.ndim == 4 else features
+
+
+class ImageTransform:
+    """Reads an image as RGB and hands it to a torchvision transform.
+
+    Args:
+        transform: PIL image to uint8 tensor (3, H, W).
+    """
+
+    def __init__(self, transform: Any) -> None:
+        self.transform = transform
+
+    def __call__(self, item: Item) -> Tensor:
+        """``item`` as the encoder takes it."""
+        image = Image.open(item) if isinstance(item, Path) else Image.fromarray(item)
+        tensor: Tensor = self.transform(image.convert("RGB"))
+        return tensor
+
+    def __repr__(self) -> str:
+        return f"RGB, {self.transform!r}"
+
+
+def timm_encoder(
+    name: str, weights: Path, *, image_size: int | None = None, **options: Any
+) -> Encoder:
+    """A timm model with weights from disk; nothing is downloaded.
+
+    Args:
+        name: timm model name.
+        weights: torch or safetensors file, of timm's names under any prefix.
+        image_size: side of the square that the model sees; None is the model's own.
+        options: further arguments of ``timm.create_model``.
+
+    Raises:
+        ValueError: timm has no such model, or the weights do not fill it.
+    """
+    import timm
+    from timm.data import resolve_model_data_config
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name}*")[:5]
+        raise ValueError(f"timm has no model {name!r}; near it: {', '.join(near)}")
+    model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    fill(model, read_weights(weights), str(weights))
+    config = resolve_model_data_config(model)
+    return Encoder(
+        NormalizedEncoder(model, config["mean"], config["std"]),
+        eval_transform(config, image_size),
+        {"source": "timm", "model": name, "checkpoint": str(weights)},
+    )
+
+
+def eval_transform(config: dict[str, Any], image_size: int | None) -> ImageTransform:
+    """Timm's own evaluation transform up to the uint8 tensor.
+
+    Args:
+        config: as timm's ``resolve_model_data_config`` returns it.
+        image_size: in place of the model's. At 64 pixels and less, images are resized
+            to it; above, the model's share of the resized image is cropped.
+    """
+    from timm.data import create_transform
+
+    if image_size is not None:
+        config = config | {"input_size": (3, image_size, image_size)}
+        if image_size <= 64:
+            config = config | {"crop_pct": 1.0}
+    return ImageTransform(
+        create_transform(**config, is_training=False, normalize=False)
+    )
+
+
+def digits() -> Splits:
+    """scikit-learn's bundled handwritten digits, 8 x 8, grey as RGB."""
+    classes = tuple(str(digit) for digit in range(10))
+
+    def split(images: Any, labels: Any) -> Images:
+        pixels = np.repeat(images[..., None], 3, axis=3)
+        return Images(list(pixels), torch.from_numpy(labels), classes)
+
+    train, test = load_digits_split("train"), load_digits_split("test")
+    return Splits(split(*train), split(*test), None, "digits")
+
+
+def folder(root: Path) -> Splits:
+    """Images of ``root/train/<class>/*`` and ``root/test/<class>/*`` (or ``val``).
+
+    With both ``test`` and ``val``, the latter is the validation split.
+
+    Raises:
+        ValueError: a split is missing, or as `read_folder`.
+    """
+    tests = [root / name for name in TEST if (root / name).is_dir()]
+    if not (root / "train").is_dir() or not tests:
+        raise ValueError(
+            f"expected image folders {root}/train and {root}/test (or val), each with "
+            "one folder for each class"
+        )
+    train = read_folder(root / "train")
+    test = read_folder(tests[0], train.classes)
+    validation = read_folder(tests[1], train.classes) if len(tests) > 1 else None
+    return Splits(train, test, validation, root.resolve().name)
