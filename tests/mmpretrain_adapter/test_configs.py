@@ -8,11 +8,19 @@ from mmengine.runner import Runner
 
 from varcon_plugin.mmpretrain.launch import prepare
 
-CONFIGS = sorted(path.name for path in (REPO / "configs").glob("*.py"))
+CONFIGS = sorted(
+    str(path.relative_to(REPO / "configs"))
+    for folder in ("configs", "configs/baselines")
+    for path in (REPO / folder).glob("*.py")
+)
+SMALL = {  # fewer layers of the same width: the parts fit as in the full network
+    "resnet200": {"layers": (1, 1, 1, 1)},
+    "vit_base_patch16_224": {"depth": 1, "img_size": 32},
+}
 
 
 def shrink(cfg, image_folder, work_dir):
-    """Two steps of four images on generated JPEGs; the digits stay what they are."""
+    """Two steps of four small images, generated JPEGs; digits stay what they are."""
     dataset = {"type": "CustomDataset", "data_root": str(image_folder)}
     for loader, split in (("train_dataloader", "train"), ("val_dataloader", "val")):
         if cfg.get(loader) is None:
@@ -26,14 +34,29 @@ def shrink(cfg, image_folder, work_dir):
             cfg[loader].dataset = {
                 **dataset,
                 "data_prefix": split,
-                "pipeline": pipeline,
+                "pipeline": small_crops(pipeline),
             }
         cfg[loader].dataset["indices"] = 8
+    backbone = cfg.model.backbone
+    backbone.update(SMALL.get(backbone.get("model_name"), {}))
     cfg.randomness = {"seed": 0}
     cfg.train_cfg = {"by_epoch": True, "max_epochs": 1}
     cfg.work_dir, cfg.launcher = str(work_dir), "none"
     prepare(cfg, "train")
     return cfg
+
+
+def small_crops(steps):
+    """The same pipeline with crops of 32 pixels."""
+    if isinstance(steps, list):
+        return [small_crops(step) for step in steps]
+    if not isinstance(steps, dict):
+        return steps
+    small = {key: small_crops(value) for key, value in steps.items()}
+    size = {"RandomResizedCrop": "scale", "CenterCrop": "crop_size"}
+    if (key := size.get(small.get("type"))) is not None:
+        small[key] = 32
+    return small
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,11 @@ In a config: ``custom_imports = dict(imports=['varcon_plugin.mmpretrain'])``.
 
 from mmpretrain.registry import MODELS
 
+from varcon_plugin.baselines import MetricLearningLoss, PrototypeLoss
 from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.algorithm import VarCon
+from varcon_plugin.mmpretrain.backbone import TIMMEncoder
+from varcon_plugin.mmpretrain.baselines import ClassifierHead, LossHead
 from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.datasets import Digits
 from varcon_plugin.mmpretrain.head import VarConHead
@@ -15,13 +18,19 @@ from varcon_plugin.mmpretrain.hooks import (
     PretrainedCheckHook,
 )
 
-MODELS.register_module(module=VarConLoss)
+for loss in (VarConLoss, MetricLearningLoss, PrototypeLoss):
+    MODELS.register_module(module=loss)
 
 __all__ = [
     "CPUDistributedDataParallel",
+    "ClassifierHead",
     "Digits",
     "LabelCheckHook",
+    "LossHead",
+    "MetricLearningLoss",
     "PretrainedCheckHook",
+    "PrototypeLoss",
+    "TIMMEncoder",
     "VarCon",
     "VarConHead",
     "VarConLoss",
