@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -45,8 +46,8 @@ class BatchCentroids:
     """Unit-length class means of the batch, over the batches of all ranks.
 
     Attributes:
-        num_classes: labels are in [0, num_classes) and index a static table, without
-            `torch.unique` or host synchronisation. None: any integers.
+        num_classes: labels are in [0, num_classes): static shapes, no `torch.unique`,
+            no host synchronisation. None: any integers.
         leave_one_out: each sample's own embedding is taken out of its class mean.
             Samples without a classmate on any rank then have no reference, and no loss.
         detach: no gradient flows into the means (the paper's choice). Otherwise it
@@ -66,24 +67,17 @@ class BatchCentroids:
     ) -> References:
         """References for ``embeddings`` (N, D), unit rows, and ``labels`` (N,).
 
-        ``sizes`` are the batch sizes of the ranks of ``group``. One collective of
-        C (D + 1) numbers; without ``num_classes`` the labels are gathered before it.
+        ``sizes`` are the batch sizes of the ranks of ``group``, in rank order; empty if
+        not known. One collective of rows (D + 1) numbers, with as many rows as there
+        are classes or, if fewer, samples. The labels are gathered before it, unless the
+        ``num_classes`` rows are the fewer.
         """
-        if self.num_classes is not None:
-            num_classes, targets = self.num_classes, labels
-        elif group is None:
-            classes, targets = torch.unique(labels, return_inverse=True)
-            num_classes = len(classes)
-        else:
-            gathered, mine = gather_labels(labels, sizes, group)
-            classes, inverse = torch.unique(gathered, return_inverse=True)
-            num_classes, targets = len(classes), inverse[mine]
-
+        rows, targets, exact = self._rows(labels, group, sizes)
         members = embeddings.detach() if self.detach else embeddings
-        sums, counts = class_sums(members, targets, num_classes)
+        sums, counts = class_sums(members, targets, rows)
         table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
         sums, counts = table[:, :-1], table[:, -1].detach()
-        present = None if self.num_classes is None else counts > 0
+        present = None if exact else counts > 0
         centroids = normalize(sums)
         if not self.leave_one_out:
             return References(centroids, targets, present, None, None, counts.sum())
@@ -92,3 +86,35 @@ class BatchCentroids:
         own = normalize(sums.index_select(0, targets) - members)
         total = (counts * (counts > 1)).sum()
         return References(centroids, targets, present, own, counted, total)
+
+    def _rows(
+        self, labels: Tensor, group: ProcessGroup | None, sizes: list[int]
+    ) -> tuple[int, Tensor, bool]:
+        """Number of rows of the table, each label's row, whether every row is in use.
+
+        The batch cannot fill more rows than it has samples, so the labels of a larger
+        ``num_classes`` are ranked first. Both numbers are known to the host and to
+        every rank.
+        """
+        samples = sum(sizes) if group is not None else len(labels)
+        if self.num_classes is not None and (
+            self.num_classes <= samples or (group is not None and not sizes)
+        ):
+            return self.num_classes, labels, False
+        mine = slice(None)
+        if group is not None:
+            labels, mine = gather_labels(labels, sizes, group)
+        if self.num_classes is not None:
+            return samples, dense_ranks(labels)[mine], False
+        classes, inverse = torch.unique(labels, return_inverse=True)
+        return len(classes), inverse[mine], True
+
+
+def dense_ranks(labels: Tensor) -> Tensor:
+    """Which distinct value each label is (N,), in ascending order and from 0.
+
+    As the inverse of `torch.unique`, but without synchronising with the host.
+    """
+    ordered, order = labels.sort()
+    ranks = F.pad(ordered[1:] != ordered[:-1], (1, 0)).cumsum(0)
+    return torch.empty_like(ranks).scatter_(0, order, ranks)

@@ -24,11 +24,20 @@ __all__ = [
 
 
 def active_group(group: ProcessGroup | None = None) -> ProcessGroup | None:
-    """``group``, or the default one if None; None where there is nobody to talk to."""
+    """``group``, or the default one if None; None where there is nobody to talk to.
+
+    Raises:
+        ValueError: this process is not in ``group``.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return None
     group = group or dist.group.WORLD
-    return group if dist.get_world_size(group) > 1 else None
+    ranks = dist.get_world_size(group)
+    if ranks < 1:
+        raise ValueError(
+            f"process_group must contain this process, rank {dist.get_rank()}"
+        )
+    return group if ranks > 1 else None
 
 
 def world_size(group: ProcessGroup | None) -> int:
@@ -60,7 +69,7 @@ def agree(
 
     Args:
         error: what is wrong with this rank's arguments, or None.
-        embeddings: this rank's; its shape is compared, its device carries the message.
+        embeddings: this rank's, whose shape is sent.
         group: the ranks to agree with. Every one of them must call.
 
     Returns:
@@ -72,9 +81,8 @@ def agree(
         ValueError: the embedding dimensions differ between ranks.
     """
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    device = embeddings.device if isinstance(embeddings, Tensor) else None
     shape = (-1, -1) if error else tuple(embeddings.shape)
-    mine = torch.tensor(shape, dtype=torch.int64, device=device)
+    mine = torch.tensor(shape, dtype=torch.int64, device=_message_device(group))
     everyone = mine.new_empty(ranks, 2)
     dist.all_gather(list(everyone), mine, group=group)
     sizes, dims = everyone.T.tolist()
@@ -92,6 +100,20 @@ def agree(
             f"ranks 0 to {ranks - 1}"
         )
     return list(sizes)
+
+
+def _message_device(group: ProcessGroup) -> torch.device:
+    """Where ``group`` takes small messages from: the host if its backend serves it.
+
+    A group of NCCL alone does not: reading the message then waits for the device, which
+    ``init_process_group("cpu:gloo,cuda:nccl")`` avoids.
+    """
+    if "cpu:" in dist.get_backend_config(group):
+        return torch.device("cpu")
+    device = torch.accelerator.current_accelerator()
+    if device is None:
+        raise RuntimeError(f"no device for backend {dist.get_backend_config(group)}")
+    return torch.device(device.type, torch.accelerator.current_device_index())
 
 
 def gather_labels(

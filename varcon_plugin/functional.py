@@ -18,13 +18,15 @@ argument and as often as asked. `varcon_plugin.fused` computes the same numbers 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 __all__ = ["VarConTerms", "class_sums", "normalize", "true_logits", "varcon_terms"]
+
+MIN_TAU2 = 1e-18  # q_r is 1 to the last digit far above; its square is still a float32
 
 
 class VarConTerms(NamedTuple):
@@ -51,8 +53,33 @@ def normalize(vectors: Tensor) -> Tensor:
     A row of exactly zero has no direction: it stays zero and its gradient is zero,
     where division by a small constant would give a gradient of that constant's inverse.
     """
-    norm: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return vectors / norm.masked_fill(norm == 0, torch.inf)
+    unit: Tensor = _Normalize.apply(vectors)
+    return unit
+
+
+def _divide_by_norm(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    inverse = norm.masked_fill(norm == 0, torch.inf).reciprocal()
+    return vectors * inverse, inverse
+
+
+class _Normalize(torch.autograd.Function):
+    """The gradient projected on the tangent, in half the passes of autograd's."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        unit, inverse = _divide_by_norm(vectors)
+        ctx.save_for_backward(vectors, unit, inverse)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        vectors, unit, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True: be differentiable again
+            unit, inverse = _divide_by_norm(vectors)
+        radial = (grad * unit).sum(dim=-1, keepdim=True)  # untouched by autocast
+        tangential: Tensor = torch.addcmul(grad, unit, radial, value=-1)
+        return tangential * inverse
 
 
 def class_sums(
@@ -93,14 +120,10 @@ def target_distribution(
     """
     tau2 = (temperature - epsilon) + 2 * epsilon * confidence  # Eq. 13
     log_others = num_others.clamp(min=1).log()
-    margin = 1 / tau2 - log_others  # Eq. 10-12: q_r = exp(1/tau2) / (exp(1/tau2) + n)
-    return (
-        tau2,
-        torch.sigmoid(margin),
-        torch.sigmoid(-margin),
-        F.logsigmoid(margin),
-        F.logsigmoid(-margin) - log_others,
-    )
+    inverse = 1 / tau2.clamp(min=MIN_TAU2)
+    margin = inverse - log_others  # Eq. 10-12: q_r = exp(1/tau2) / (exp(1/tau2) + n)
+    log_q = F.logsigmoid(margin)
+    return tau2, torch.sigmoid(margin), torch.sigmoid(-margin), log_q, log_q - inverse
 
 
 def varcon_terms(

@@ -1,14 +1,20 @@
 """The objective and its exact gradient without any (N, C) matrix kept.
 
-The target q takes two values only, so value and gradient need, of the C classes, the
-log-sum-exp of the logits and one softmax-weighted sum of the centroids, p W: the shape
-of attention with queries z and keys = values = W. The derivation is in
-docs/objective.md; `varcon_plugin.functional.varcon_terms` is the specification.
+The target q takes two values only, so value and gradient need, of the classes but the
+true one, the log-sum-exp of the logits, their mean, and the softmax-weighted mean of
+the centroids: the shape of attention with queries z and keys = values = W. With mu_p
+this mean, mu_u the plain mean of the other centroids, and k the path through tau2,
+
+    dL/dz = ((2 - k p_r) (1 - p_r) (mu_p - w_r) + (1 - q_r) (w_r - mu_u)) / temperature
+
+is derived in docs/objective.md. `varcon_plugin.functional.varcon_terms` is the
+specification. In the code ``toward`` and ``away`` are the two coefficients.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +23,15 @@ from torch import Tensor
 from varcon_plugin.functional import (
     VarConTerms,
     target_distribution,
-    true_logits,
     varcon_terms,
 )
 
 __all__ = ["fused_varcon_terms"]
 
-CHUNK_ELEMENTS = 2**19  # logits held at a time: 2 MB in float32, about an L2 cache
-MIN_CHUNK_ROWS = 64  # fewer rows leave the matrix product idle
+TILE_COLUMNS = 1024  # classes whose logits are held at a time
+TILE_BYTES_PER_CORE = 2**21  # of logits: about a core's share of the cache
+TILE_BYTES_ON_DEVICE = 2**26  # of logits, on an accelerator: worth a kernel launch
+MIN_TILE_ROWS = 64  # fewer leave the matrix product idle
 
 
 def fused_varcon_terms(
@@ -117,119 +124,137 @@ def _evaluate(
     gradient: bool = False,
 ) -> tuple[VarConTerms, Tensor | None]:
     """The terms, and the gradient of the loss w.r.t. the embeddings if asked for."""
-    batch_mean = centroids.index_select(0, targets)  # w_r, as it stands in W
-    reference, similarity = true_logits(embeddings, targets, centroids, own)
-    true = similarity / temperature
-    weighted: Tensor | None
-    if own is None and gradient and _attention_is_exact(embeddings, temperature):
-        log_p, weighted = _attend(embeddings, true, centroids, present, temperature)
-    else:
-        log_p, weighted = _attend_in_chunks(
-            embeddings, true, targets, centroids, present, temperature, gradient
-        )
-
     if present is None:
-        num_others = true.new_tensor(len(centroids) - 1)
-        total = centroids.sum(dim=0)
+        weights = torch.ones_like(centroids[:, 0])
     else:
-        num_others = present.sum().to(true) - 1
-        total = present.to(centroids) @ centroids
-    others = total - batch_mean  # (N, D), sum of the references of the other classes
-    lse = true - log_p
-    mean_log_p = (embeddings * others).sum(dim=1, keepdim=True) / (
-        temperature * num_others.clamp(min=1)
-    ) - lse
+        weights = present.to(centroids)
+        centroids = centroids.masked_fill(~present[:, None], 0)
+    num_others = weights.sum() - 1
+    total = torch.mv(centroids.T, weights)  # (D,), sum of the references of all classes
+    others = _attend_to_others(
+        embeddings, targets, centroids, weights, temperature, gradient
+    )
+    true = others.true_logit
+    if own is not None:
+        true = torch.linalg.vecdot(embeddings, own)[:, None] / temperature
+    mean_logit = torch.mv(embeddings, total)[:, None] / temperature
+    mean_logit = (mean_logit - others.true_logit) / num_others.clamp(min=1)
 
-    confidence = log_p.exp()
+    margin = true - others.lse  # log p_r / (1 - p_r)
+    log_p = F.logsigmoid(margin)  # Eq. 8, true class
+    mean_log_p = mean_logit - true + log_p  # Eq. 8, mean of the others
+    confidence = torch.sigmoid(margin)
     tau2, q, rest, log_q, log_q_other = target_distribution(
         confidence, num_others, temperature, epsilon
     )
     kl = q * (log_q - log_p) + rest * (log_q_other - mean_log_p)
     kl = kl.masked_fill(num_others == 0, 0)
-    loss = kl - log_p
+    loss = kl - log_p  # Eq. 7
     terms = VarConTerms(*(x[:, 0] for x in (loss, kl, -log_p, confidence, tau2)))
-    if weighted is None:
+    if others.weighted is None:
         return terms, None
 
-    gap = (log_q - log_p) - (log_q_other - mean_log_p)
+    gap = 1 / tau2 - (true - mean_logit)  # log q_r / q_o - log p_r / p_o, mean over o
     k = -2 * epsilon * gap * (q * rest / tau2 / tau2)  # the path through tau2
-    slope = 2 - k * confidence
-    others_p = weighted - confidence * batch_mean  # sum of p_j w_j over the others
-    pull = slope * confidence + k * confidence - 1 - q
-    push = rest / num_others.clamp(min=1)
-    grad = (slope * others_p + pull * reference - push * others) / temperature
-    return terms, grad.masked_fill(num_others == 0, 0)
+    scale = (num_others > 0).to(true) / temperature
+    toward = (2 - k * confidence) * torch.sigmoid(-margin) * scale
+    away = rest * scale
+    each = away / num_others.clamp(min=1)
+    batch_mean = F.embedding(targets, centroids)  # w_r, as it stands in W
+    grad = others.weighted.mul_(toward / others.weights)
+    if own is None:
+        grad.addcmul_(batch_mean, away - toward + each)
+    else:
+        grad.addcmul_(own, away - toward).addcmul_(batch_mean, each)
+    return terms, grad.addcmul_(total, each, value=-1)
 
 
-def _attention_is_exact(embeddings: Tensor, temperature: float) -> bool:
-    """Whether torch's fused attention keeps the precision, and p_r from underflowing.
+class _Others(NamedTuple):
+    """Softmax over all classes but the true one.
 
-    Logits span 2 / temperature; exp(-80) is still a normal float32. On a GPU fused
-    attention works in half precision or in TF32: there the chunks serve.
+    Attributes:
+        true_logit: z . w_r / temperature (N, 1), w_r as it stands in ``centroids``.
+        lse: log-sum-exp of the logits of the others (N, 1); -inf where there are none.
+        weighted: weighted sum of the centroids of the others (N, D), if asked for.
+        weights: sum of these weights (N, 1); 1 where there are none.
     """
-    return embeddings.device.type == "cpu" and 2 / temperature <= 80
+
+    true_logit: Tensor
+    lse: Tensor
+    weighted: Tensor | None
+    weights: Tensor
 
 
-def _attend(
+def _attend_to_others(
     embeddings: Tensor,
-    true: Tensor,
-    centroids: Tensor,
-    present: Tensor | None,
-    temperature: float,
-) -> tuple[Tensor, Tensor]:
-    """Log p(r|z) (N, 1) and p W (N, D) by one call of fused attention.
-
-    Attention returns no log-sum-exp. One more key, whose logit is the sample's own s_r
-    (an extra query column against a key that is 1 there and 0 elsewhere), and an extra
-    value column that is 1 for that key alone give p0 = p_r / (1 + p_r) in that column
-    and p W (1 - p0) in the others. Keys equal values, so one matrix serves as both.
-    """
-    query = torch.cat((embeddings, true * temperature), dim=1)
-    keys = F.pad(centroids, (0, 1, 0, 1))
-    keys[-1, -1] = 1
-    mask = None
-    if present is not None:
-        mask = torch.zeros_like(keys[:, 0])
-        mask[:-1].masked_fill_(~present, -torch.inf)
-        mask = mask[None, None, None]
-    out = F.scaled_dot_product_attention(
-        query[None, None],
-        keys[None, None],
-        keys[None, None],
-        mask,
-        scale=1 / temperature,
-    )[0, 0]
-    extra = out[:, -1:]
-    rest = 1 - extra
-    return (extra / rest).log().clamp(max=0), out[:, :-1] / rest
-
-
-def _attend_in_chunks(
-    embeddings: Tensor,
-    true: Tensor,
     targets: Tensor,
     centroids: Tensor,
-    present: Tensor | None,
+    weights: Tensor,
     temperature: float,
     gradient: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """The same as `_attend` row chunk by row chunk; without p W if not asked for.
+) -> _Others:
+    """Pass over the logits once, tile by tile, each worked on while in the cache.
 
-    ``true`` takes the place of the logit computed from ``centroids``.
+    ``weights`` (C,) is 1 for the centroids that count and 0 for the others, which are
+    zero vectors. Exponentials are to base 2, which torch has vectorised on every CPU.
+    Unless logits of +-1 / temperature overflow, no maximum is subtracted, and tiles of
+    different columns add up as they are; otherwise a tile holds all columns.
     """
-    mask = None if present is None else ~present
-    rows = max(MIN_CHUNK_ROWS, CHUNK_ELEMENTS // len(centroids))
-    log_p, weighted = [], []
-    for z, s, r in zip(
-        *(torch.split(x, rows) for x in (embeddings, true, targets)), strict=True
-    ):
-        logits = (z @ centroids.T).div_(temperature).scatter_(1, r[:, None], s)
-        if mask is not None:
-            logits.masked_fill_(mask, -torch.inf)
-        top = logits.amax(dim=1, keepdim=True)
-        weights = logits.sub_(top).exp_()
-        norm = weights.sum(dim=1, keepdim=True)
-        log_p.append(s - top - norm.log())
-        if gradient:
-            weighted.append((weights @ centroids).div_(norm))
-    return torch.cat(log_p), torch.cat(weighted) if gradient else None
+    size, num_classes = len(embeddings), len(centroids)
+    scale = 1 / (math.log(2) * temperature)
+    shift = 2 * scale > math.log2(torch.finfo(embeddings.dtype).max) - 1
+    rows, columns = _tile_shape(embeddings, num_classes, whole_rows=shift)
+    memory = embeddings.new_empty(rows * columns)
+    true, top, norm = embeddings.new_zeros(3, size, 1).unbind()
+    weighted = torch.empty_like(embeddings) if gradient else None
+    for i in range(0, size, rows):
+        row = slice(i, i + rows)
+        query, target = embeddings[row], targets[row, None]
+        for j in range(0, num_classes, columns):
+            keys = centroids[j : j + columns]
+            tile = memory[: len(query) * len(keys)].view(len(query), len(keys))
+            tile.addmm_(query, keys.T, beta=0, alpha=scale)
+            _take_true(tile, target - j, true[row], partial=columns < num_classes)
+            if shift:
+                tile.add_(weights.log())
+                torch.amax(tile, 1, keepdim=True, out=top[row])
+                tile.sub_(top[row].clamp_(min=-2 * scale))  # finite without others
+            tile.exp2_()
+            norm[row, 0].addmv_(tile, weights[j : j + columns])
+            if weighted is not None:
+                weighted[row].addmm_(tile, keys, beta=min(j, 1))
+    lse = (top + norm.log2()) * math.log(2)
+    return _Others(true * math.log(2), lse, weighted, norm.masked_fill(norm == 0, 1))
+
+
+def _take_true(tile: Tensor, target: Tensor, true: Tensor, partial: bool) -> None:
+    """Move each row's entry at column ``target`` (rows, 1) from ``tile`` to ``true``.
+
+    It leaves -inf behind. With ``partial``, targets outside of the tile are skipped.
+    """
+    if not partial:
+        torch.gather(tile, 1, target, out=true)
+        tile.scatter_(1, target, -torch.inf)
+    else:
+        column = target.clamp(0, tile.shape[1] - 1)
+        elsewhere = column != target
+        value = tile.gather(1, column)
+        true.add_(value.masked_fill(elsewhere, 0))
+        tile.scatter_(1, column, value.masked_fill_(~elsewhere, -torch.inf))
+
+
+def _tile_shape(
+    embeddings: Tensor, num_classes: int, whole_rows: bool
+) -> tuple[int, int]:
+    """How many samples and classes to hold the logits of at a time."""
+    columns = _even(num_classes, num_classes if whole_rows else TILE_COLUMNS)
+    size = TILE_BYTES_ON_DEVICE
+    if embeddings.device.type == "cpu" and not torch.compiler.is_compiling():
+        size = TILE_BYTES_PER_CORE * torch.get_num_threads()
+    rows = size // (columns * embeddings.element_size())
+    return _even(len(embeddings), max(MIN_TILE_ROWS, rows)), columns
+
+
+def _even(length: int, limit: int) -> int:
+    """Size of the pieces, at most ``limit`` each, that divide ``length`` evenly."""
+    return math.ceil(length / math.ceil(length / limit))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Literal
 
@@ -17,7 +16,7 @@ from varcon_plugin.fused import fused_varcon_terms
 
 __all__ = ["VarConLoss"]
 
-MIN_TAU2 = 1e-18  # the square of its inverse is still a float32
+TEMPERATURE_RANGE = (1e-18, 1e18)  # its square and inverse square are float32
 
 
 class VarConLoss(nn.Module):
@@ -68,17 +67,15 @@ class VarConLoss(nn.Module):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
+        low, high = TEMPERATURE_RANGE
+        if not low <= temperature <= high:
+            raise ValueError(
+                f"temperature must be > 0, in [{low}, {high}], got {temperature}"
+            )
         if not 0 <= epsilon < temperature:
             raise ValueError(
                 f"epsilon must be in [0, temperature), got {epsilon} with temperature "
                 f"{temperature}"
-            )
-        if temperature - epsilon < MIN_TAU2:
-            raise ValueError(
-                f"temperature - epsilon must be at least {MIN_TAU2} (float32 overflows "
-                f"below), got temperature {temperature}, epsilon {epsilon}"
             )
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes must be None or >= 1, got {num_classes}")
@@ -155,15 +152,23 @@ class VarConLoss(nn.Module):
         return VarConTerms(loss, *detached)
 
     def _warn_if_vacuous(self, references: References) -> None:
-        """Say once, in words, that there is nothing to learn from this batch."""
-        on_host = references.present is None or not references.present.is_cuda
-        if self._warned or not on_host or torch.compiler.is_compiling():
+        """Say once that there is nothing to learn from this batch, if known for free.
+
+        Under `torch.compile`, and on an accelerator with ``num_classes``, it is not.
+        """
+        if self._warned or torch.compiler.is_compiling():
             return
-        present = references.present
-        classes = len(references.centroids) if present is None else int(present.sum())
+        present, total = references.present, references.total
+        synchronises = total.device.type != "cpu"
+        if present is None:
+            classes = len(references.centroids)
+        elif synchronises:
+            return
+        else:
+            classes = int(present.sum())
         if classes == 1:
             reason = "the batch holds a single class"
-        elif references.total == 0:
+        elif references.counted is not None and not synchronises and total == 0:
             reason = "no sample of the batch has a classmate (leave_one_out)"
         else:
             return
@@ -171,7 +176,7 @@ class VarConLoss(nn.Module):
         warnings.warn(
             f"VarConLoss is 0 with gradient 0: {reason}. Use larger or class-balanced "
             "batches. Said once.",
-            stacklevel=4,
+            stacklevel=2,
         )
 
     def extra_repr(self) -> str:
@@ -215,9 +220,8 @@ def argument_error(
         )
     if embeddings.shape[1] == 0:
         return ValueError("embeddings must have at least one dimension, got D = 0")
-    if num_classes is not None and not (
-        labels.is_cuda or torch.compiler.is_compiling()
-    ):
+    on_host = labels.device.type == "cpu" and not torch.compiler.is_compiling()
+    if num_classes is not None and on_host:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
             return ValueError(
