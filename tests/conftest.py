@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
+from ranks import TIMEOUT, in_group
 
 GOLDEN = Path(__file__).with_name("golden.npz")
 GOLDEN_CASES = sorted({key.split("/")[0] for key in np.load(GOLDEN).files})
 RANKS = 4
-TIMEOUT = 60  # seconds until a rank that waits for nobody gives up
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
@@ -57,24 +60,7 @@ def run_ranks(_pool: Any, tmp_path: Path) -> Callable[..., list[Any]]:
     def run(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]:
         store = tmp_path / f"store_{next(stores)}"
         jobs = [(function, rank, ranks, store, args) for rank in range(ranks)]
-        results: list[Any] = _pool.starmap_async(_in_group, jobs, 1).get(2 * TIMEOUT)
+        results: list[Any] = _pool.starmap_async(in_group, jobs, 1).get(2 * TIMEOUT)
         return results
 
     return run
-
-
-def _in_group(
-    function: Callable[..., Any], rank: int, ranks: int, store: Path, args: Any
-) -> Any:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{store}",
-        rank=rank,
-        world_size=ranks,
-        timeout=timedelta(seconds=TIMEOUT),
-    )
-    try:
-        return function(rank, *args)
-    finally:
-        dist.destroy_process_group()

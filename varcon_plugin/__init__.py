@@ -7,6 +7,13 @@ and `varcon_plugin.lightly`.
 from varcon_plugin.functional import VarConTerms, varcon_terms
 from varcon_plugin.fused import fused_varcon_terms
 from varcon_plugin.loss import VarConLoss
+from varcon_plugin.momentum import MomentumCentroids
 
-__all__ = ["VarConLoss", "VarConTerms", "fused_varcon_terms", "varcon_terms"]
+__all__ = [
+    "MomentumCentroids",
+    "VarConLoss",
+    "VarConTerms",
+    "fused_varcon_terms",
+    "varcon_terms",
+]
 __version__ = "0.1.0"

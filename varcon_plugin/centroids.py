@@ -26,7 +26,8 @@ class References(NamedTuple):
     Attributes:
         centroids: (C, D), unit rows, the same on every rank.
         targets: (N,) rows of ``centroids``, this rank's samples.
-        present: (C,) bool, the rows that count; None means all.
+        present: (C,) bool, the rows that count, or how many times each does; None
+            means all, once.
         own: (N, D), each sample's reference of its own class where that differs from
             ``centroids[targets]``, else None.
         counted: (N,) bool, the samples that have a loss; None means all.
@@ -72,42 +73,75 @@ class BatchCentroids:
         are classes or, if fewer, samples. The labels are gathered before it, unless the
         ``num_classes`` rows are the fewer.
         """
-        rows, targets, exact = self._rows(labels, group, sizes)
         members = embeddings.detach() if self.detach else embeddings
-        sums, counts = class_sums(members, targets, rows)
-        table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
-        sums, counts = table[:, :-1], table[:, -1].detach()
-        present = None if exact else counts > 0
-        centroids = normalize(sums)
+        table = class_table(members, labels, self.num_classes, group, sizes)
+        present = None if table.exact else table.counts > 0
+        centroids = normalize(table.sums)
+        counts, targets = table.counts, table.targets
         if not self.leave_one_out:
             return References(centroids, targets, present, None, None, counts.sum())
 
         counted = counts.index_select(0, targets) > 1
-        own = normalize(sums.index_select(0, targets) - members)
+        own = normalize(table.sums.index_select(0, targets) - members)
         total = (counts * (counts > 1)).sum()
         return References(centroids, targets, present, own, counted, total)
 
-    def _rows(
-        self, labels: Tensor, group: ProcessGroup | None, sizes: list[int]
-    ) -> tuple[int, Tensor, bool]:
-        """Number of rows of the table, each label's row, whether every row is in use.
 
-        The batch cannot fill more rows than it has samples, so the labels of a larger
-        ``num_classes`` are ranked first. Both numbers are known to the host and to
-        every rank.
-        """
-        samples = sum(sizes) if group is not None else len(labels)
-        if self.num_classes is not None and (
-            self.num_classes <= samples or (group is not None and not sizes)
-        ):
-            return self.num_classes, labels, False
+class ClassTable(NamedTuple):
+    """The classes of a batch, over the batches of all ranks.
+
+    Attributes:
+        sums: (R, D), sum of the embeddings of each class.
+        counts: (R,), their number; 0 in rows not in use.
+        classes: (R,), which class each row is; any, in rows not in use.
+        targets: (N,), the row of each sample of this rank.
+        exact: whether every row is in use.
+    """
+
+    sums: Tensor
+    counts: Tensor
+    classes: Tensor
+    targets: Tensor
+    exact: bool
+
+    @property
+    def means(self) -> Tensor:
+        """(R, D), mean of the embeddings of each class."""
+        return self.sums / self.counts.clamp(min=1)[:, None]
+
+
+def class_table(
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int | None,
+    group: ProcessGroup | None,
+    sizes: list[int],
+) -> ClassTable:
+    """Sum the embeddings (N, D) of each class, and over the ranks of ``group``.
+
+    The batch cannot fill more rows than it has samples, so the labels of a larger
+    ``num_classes`` are ranked first. Both numbers are known to the host and to every
+    rank. ``sizes`` are the batch sizes of the ranks; empty if not known.
+    """
+    samples = sum(sizes) if group is not None else len(labels)
+    unknown = group is not None and not sizes
+    exact = num_classes is None
+    if num_classes is not None and (num_classes <= samples or unknown):
+        targets = labels
+        classes = torch.arange(num_classes, device=labels.device)
+    else:
         mine = slice(None)
         if group is not None:
             labels, mine = gather_labels(labels, sizes, group)
-        if self.num_classes is not None:
-            return samples, dense_ranks(labels)[mine], False
-        classes, inverse = torch.unique(labels, return_inverse=True)
-        return len(classes), inverse[mine], True
+        if exact:
+            classes, ranks = torch.unique(labels, return_inverse=True)
+        else:
+            ranks = dense_ranks(labels)
+            classes = labels.new_zeros(samples).scatter_(0, ranks, labels)
+        targets = ranks[mine]
+    sums, counts = class_sums(embeddings, targets, len(classes))
+    table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
+    return ClassTable(table[:, :-1], table[:, -1].detach(), classes, targets, exact)
 
 
 def dense_ranks(labels: Tensor) -> Tensor:

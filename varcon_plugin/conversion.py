@@ -19,7 +19,9 @@ from varcon_plugin.evaluation.weights import listed, read_weights
 __all__ = ["Backbone", "read_backbone", "timm_model", "torchvision_model"]
 
 PREFIXES = ("backbone.timm_model.", "backbone.", "encoder.module.", "encoder.")
-RESNETS: dict[tuple[tuple[int, ...], bool], str] = {  # blocks in each stage, and whether they are bottlenecks
+RESNETS: dict[
+    tuple[tuple[int, ...], bool], str
+] = {  # blocks in each stage, and whether they are bottlenecks
     ((2, 2, 2, 2), False): "resnet18",
     ((3, 4, 6, 3), False): "resnet34",
     ((3, 4, 6, 3), True): "resnet50",

@@ -78,8 +78,8 @@ class _Normalize(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: be differentiable again
             unit, inverse = _divide_by_norm(vectors)
         radial = (grad * unit).sum(dim=-1, keepdim=True)  # untouched by autocast
-        tangential: Tensor = torch.addcmul(grad, unit, radial, value=-1)
-        return tangential * inverse
+        result: Tensor = torch.addcmul(grad, unit, radial, value=-1) * inverse
+        return result
 
 
 def class_sums(
@@ -146,6 +146,7 @@ def varcon_terms(
         temperature: tau_1, > 0.
         epsilon: how far tau2 moves around ``temperature``; 0 <= epsilon < temperature.
         present: (C,) bool, the rows of ``centroids`` that count; None means all.
+            Floating, how many times each counts, 1 for those in ``targets``.
         own: (N, D), each sample's reference of its own class in place of
             ``centroids[targets]`` (leave-one-out).
 
@@ -161,9 +162,10 @@ def varcon_terms(
         num_others = logits.new_tensor(len(centroids) - 1)
         others = logits.sum(dim=1, keepdim=True) - true
     else:
-        num_others = present.sum().to(logits) - 1
-        others = logits.masked_fill(~present, 0).sum(dim=1, keepdim=True) - true
-        logits = logits.masked_fill(~present, -torch.inf)
+        times = present.to(logits)
+        num_others = times.sum() - 1
+        others = torch.mv(logits.masked_fill(times == 0, 0), times)[:, None] - true
+        logits = logits.masked_fill(times == 0, 0) + times.log()
     lse = logits.logsumexp(dim=1, keepdim=True)
     log_p = true - lse  # Eq. 8, true class
     mean_log_p = others / num_others.clamp(min=1) - lse  # Eq. 8, mean of the others

@@ -124,15 +124,16 @@ def _evaluate(
     gradient: bool = False,
 ) -> tuple[VarConTerms, Tensor | None]:
     """The terms, and the gradient of the loss w.r.t. the embeddings if asked for."""
+    repeated = present is not None and present.is_floating_point()
     if present is None:
         weights = torch.ones_like(centroids[:, 0])
     else:
         weights = present.to(centroids)
-        centroids = centroids.masked_fill(~present[:, None], 0)
+        centroids = centroids.masked_fill((weights == 0)[:, None], 0)
     num_others = weights.sum() - 1
     total = torch.mv(centroids.T, weights)  # (D,), sum of the references of all classes
     others = _attend_to_others(
-        embeddings, targets, centroids, weights, temperature, gradient
+        embeddings, targets, centroids, weights, repeated, temperature, gradient
     )
     true = others.true_logit
     if own is not None:
@@ -190,12 +191,13 @@ def _attend_to_others(
     targets: Tensor,
     centroids: Tensor,
     weights: Tensor,
+    repeated: bool,
     temperature: float,
     gradient: bool,
 ) -> _Others:
     """Pass over the logits once, tile by tile, each worked on while in the cache.
 
-    ``weights`` (C,) is 1 for the centroids that count and 0 for the others, which are
+    ``weights`` (C,) says how often a centroid counts; those that count 0 times are
     zero vectors. Exponentials are to base 2, which torch has vectorised on every CPU.
     Unless logits of +-1 / temperature overflow, no maximum is subtracted, and tiles of
     different columns add up as they are; otherwise a tile holds all columns.
@@ -207,6 +209,7 @@ def _attend_to_others(
     memory = embeddings.new_empty(rows * columns)
     true, top, norm = embeddings.new_zeros(3, size, 1).unbind()
     weighted = torch.empty_like(embeddings) if gradient else None
+    values = centroids * weights[:, None] if repeated else centroids
     for i in range(0, size, rows):
         row = slice(i, i + rows)
         query, target = embeddings[row], targets[row, None]
@@ -214,33 +217,34 @@ def _attend_to_others(
             keys = centroids[j : j + columns]
             tile = memory[: len(query) * len(keys)].view(len(query), len(keys))
             tile.addmm_(query, keys.T, beta=0, alpha=scale)
-            _take_true(tile, target - j, true[row], partial=columns < num_classes)
+            if columns == num_classes:
+                torch.gather(tile, 1, target, out=true[row])
+                tile.scatter_(1, target, -torch.inf)
+            else:
+                _take_true(tile, target, true[row], j)
             if shift:
-                tile.add_(weights.log())
+                tile.masked_fill_(weights == 0, -torch.inf)
                 torch.amax(tile, 1, keepdim=True, out=top[row])
                 tile.sub_(top[row].clamp_(min=-2 * scale))  # finite without others
             tile.exp2_()
             norm[row, 0].addmv_(tile, weights[j : j + columns])
             if weighted is not None:
-                weighted[row].addmm_(tile, keys, beta=min(j, 1))
+                weighted[row].addmm_(tile, values[j : j + columns], beta=min(j, 1))
     lse = (top + norm.log2()) * math.log(2)
     return _Others(true * math.log(2), lse, weighted, norm.masked_fill(norm == 0, 1))
 
 
-def _take_true(tile: Tensor, target: Tensor, true: Tensor, partial: bool) -> None:
-    """Move each row's entry at column ``target`` (rows, 1) from ``tile`` to ``true``.
+def _take_true(tile: Tensor, target: Tensor, true: Tensor, start: int) -> None:
+    """Move each row's logit of class ``target`` (rows, 1) from ``tile`` to ``true``.
 
-    It leaves -inf behind. With ``partial``, targets outside of the tile are skipped.
+    It leaves -inf behind. ``tile`` holds the classes from ``start`` on; rows with their
+    target elsewhere stay as they are.
     """
-    if not partial:
-        torch.gather(tile, 1, target, out=true)
-        tile.scatter_(1, target, -torch.inf)
-    else:
-        column = target.clamp(0, tile.shape[1] - 1)
-        elsewhere = column != target
-        value = tile.gather(1, column)
-        true.add_(value.masked_fill(elsewhere, 0))
-        tile.scatter_(1, column, value.masked_fill_(~elsewhere, -torch.inf))
+    column = (target - start).clamp_(0, tile.shape[1] - 1)
+    elsewhere = column != target - start
+    value = tile.gather(1, column)
+    true.add_(value.masked_fill(elsewhere, 0))
+    tile.scatter_(1, column, value.masked_fill_(~elsewhere, -torch.inf))
 
 
 def _tile_shape(

@@ -13,6 +13,7 @@ from varcon_plugin.centroids import BatchCentroids, References
 from varcon_plugin.distributed import active_group, agree, world_size
 from varcon_plugin.functional import VarConTerms, normalize
 from varcon_plugin.fused import fused_varcon_terms
+from varcon_plugin.momentum import MomentumCentroids
 
 __all__ = ["VarConLoss"]
 
@@ -36,6 +37,8 @@ class VarConLoss(nn.Module):
         temperature: tau_1, > 0. Paper's code: 0.1.
         epsilon: tau2 moves in [temperature - epsilon, temperature + epsilon];
             0 <= epsilon < temperature. Paper's code: 0.02. 0 fixes tau2.
+        centroids: where class references come from; None is the batch's class means,
+            for which the next three arguments are.
         num_classes: labels are in [0, num_classes): no `torch.unique`, no host
             synchronisation, static shapes. None: any integer labels.
         leave_one_out: take each sample out of its own class mean, which otherwise
@@ -59,6 +62,7 @@ class VarConLoss(nn.Module):
         temperature: float = 0.1,
         epsilon: float = 0.02,
         *,
+        centroids: MomentumCentroids | None = None,
         num_classes: int | None = None,
         leave_one_out: bool = False,
         detach_centroids: bool = True,
@@ -91,7 +95,14 @@ class VarConLoss(nn.Module):
         self.reduction = reduction
         self.gather_distributed = gather_distributed
         self.process_group = process_group
-        self.centroids = BatchCentroids(num_classes, leave_one_out, detach_centroids)
+        of_batch = BatchCentroids(num_classes, leave_one_out, detach_centroids)
+        if centroids is not None and of_batch != BatchCentroids():
+            raise ValueError(
+                "num_classes, leave_one_out and detach_centroids are for the class "
+                f"means of the batch, not for centroids={type(centroids).__name__}: "
+                "leave them out"
+            )
+        self.centroids = of_batch if centroids is None else centroids
         self._warned = False
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -115,7 +126,12 @@ class VarConLoss(nn.Module):
         detached.
         """
         group = active_group(self.process_group) if self.gather_distributed else None
-        error = argument_error(embeddings, labels, self.centroids.num_classes)
+        error = argument_error(
+            embeddings,
+            labels,
+            self.centroids.num_classes,
+            getattr(self.centroids, "dim", None),
+        )
         sizes: list[int] = []
         if group is not None and not torch.compiler.is_compiling():
             sizes = agree(error, embeddings, group)
@@ -189,7 +205,10 @@ class VarConLoss(nn.Module):
 
 
 def argument_error(
-    embeddings: Tensor, labels: Tensor, num_classes: int | None
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int | None,
+    dim: int | None = None,
 ) -> Exception | None:
     """What is wrong with a batch, as the exception to raise; None if nothing is."""
     for name, value in (("embeddings", embeddings), ("labels", labels)):
@@ -220,6 +239,11 @@ def argument_error(
         )
     if embeddings.shape[1] == 0:
         return ValueError("embeddings must have at least one dimension, got D = 0")
+    if dim is not None and embeddings.shape[1] != dim:
+        return ValueError(
+            f"embeddings must have the dimension of the centroids, {dim}, got "
+            f"{embeddings.shape[1]}"
+        )
     on_host = labels.device.type == "cpu" and not torch.compiler.is_compiling()
     if num_classes is not None and on_host:
         low, high = int(labels.min()), int(labels.max())

@@ -17,17 +17,21 @@ from varcon_plugin.mmpretrain.hooks import (
     LabelCheckHook,
     PretrainedCheckHook,
 )
+from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
+from varcon_plugin.momentum import MomentumCentroids
 
-for loss in (VarConLoss, MetricLearningLoss, PrototypeLoss):
-    MODELS.register_module(module=loss)
+for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss):
+    MODELS.register_module(module=module)
 
 __all__ = [
     "CPUDistributedDataParallel",
+    "ClassBalancedSampler",
     "ClassifierHead",
     "Digits",
     "LabelCheckHook",
     "LossHead",
     "MetricLearningLoss",
+    "MomentumCentroids",
     "PretrainedCheckHook",
     "PrototypeLoss",
     "TIMMEncoder",

@@ -18,7 +18,8 @@ class VarConHead(BaseModule):
     """Turns embeddings and labels into the loss and its log values.
 
     Args:
-        loss: config of the loss, ``dict(type='VarConLoss', temperature=..., ...)``.
+        loss: config of the loss, ``dict(type='VarConLoss', temperature=..., ...)``; its
+            ``centroids`` may be ``dict(type='MomentumCentroids', ...)``.
         loss_weight: factor on the loss; ``1 / world_size`` gives the gradient scale of
             the authors' script.
         init_cfg: mmengine's initialisation config.
@@ -31,7 +32,10 @@ class VarConHead(BaseModule):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self.loss_module = MODELS.build(loss or {"type": "VarConLoss"})
+        loss = dict(loss or {"type": "VarConLoss"})
+        if isinstance(loss.get("centroids"), dict):
+            loss["centroids"] = MODELS.build(loss["centroids"])
+        self.loss_module = MODELS.build(loss)
         self.loss_weight = loss_weight
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> VarConTerms:

@@ -1,0 +1,68 @@
+"""timm backbones by name."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import timm
+from torch import nn
+
+__all__ = ["create_backbone", "feature_dim"]
+
+
+def create_backbone(
+    name: str,
+    stem: Literal["imagenet", "cifar"] = "imagenet",
+    image_size: int = 224,
+    **kwargs: Any,
+) -> nn.Module:
+    """A timm model without its classifier: images in, pooled features (N, F) out.
+
+    Args:
+        name: timm model name; `timm.list_models("resnet*")` lists them.
+        stem: ``"cifar"`` replaces a ResNet's strided stem and max-pool by one 3x3
+            convolution, as SupCon and VarCon do for 32-pixel images: at 224 pixels that
+            takes 16 times the memory.
+        image_size: side of the images in pixels, for a model that is built for one
+            size, as vision transformers are.
+        kwargs: of `timm.create_model`.
+
+    Raises:
+        ValueError: timm has no such model, or it has no ResNet stem to replace.
+    """
+    if stem not in ("imagenet", "cifar"):
+        raise ValueError(f'stem must be "imagenet" or "cifar", got {stem!r}')
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name}*")[:5]
+        raise ValueError(
+            f"backbone must be a timm model name, got {name!r}; "
+            + (f"near it: {', '.join(near)}" if near else "timm.list_models() has all")
+        )
+    config = timm.get_pretrained_cfg(name)
+    if config.fixed_input_size and config.input_size[-1] != image_size:
+        kwargs = {"img_size": image_size, **kwargs}
+    model: nn.Module = timm.create_model(name, num_classes=0, **kwargs)
+    if stem == "cifar":
+        _shrink_stem(model, name)
+    return model
+
+
+def feature_dim(backbone: nn.Module) -> int:
+    """F of a timm model; some widen their features after the pooling."""
+    dim: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    return int(dim)
+
+
+def _shrink_stem(model: nn.Module, name: str) -> None:
+    first = getattr(model, "conv1", None)
+    if not (isinstance(first, nn.Conv2d) and hasattr(model, "maxpool")):
+        raise ValueError(
+            f'stem="cifar" needs a ResNet that starts with one convolution and a '
+            f"max-pool, which {name!r} does not; use resnet18, resnet34, resnet50, ... "
+            'or stem="imagenet"'
+        )
+    model.conv1 = nn.Conv2d(
+        first.in_channels, first.out_channels, 3, padding=1, bias=False
+    )
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
