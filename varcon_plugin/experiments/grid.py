@@ -19,17 +19,20 @@ class Method:
         name: in tables and pictures.
         config: path below ``configs/``, with ``{recipe}`` in it.
         options: config values by dotted key.
+        bank: whether class references outlive the batch (`MomentumCentroids`).
     """
 
     name: str
     config: str = "varcon_{recipe}.py"
     options: dict[str, Any] = field(default_factory=dict)
+    bank: bool = False
 
 
 VARCON = Method("VarCon")
 LEAVE_ONE_OUT = Method(
     "VarCon, leave-one-out", options={"model.head.loss.leave_one_out": True}
 )
+BANK = Method("VarCon, momentum centroids", bank=True)
 SUPCON = Method("SupCon", "baselines/supcon_{recipe}.py")
 PROTOTYPES = Method("prototype cross-entropy", "baselines/prototype_{recipe}.py")
 CROSS_ENTROPY = Method("cross-entropy", "baselines/ce_{recipe}.py")
@@ -99,7 +102,7 @@ EXPERIMENTS: dict[str, dict[str, Experiment]] = {
             "What is left of each loss when few images share a batch?",
             "batch size",
             batch_sizes(
-                sizes, (VARCON, LEAVE_ONE_OUT, SUPCON, PROTOTYPES, CROSS_ENTROPY)
+                sizes, (VARCON, LEAVE_ONE_OUT, BANK, SUPCON, PROTOTYPES, CROSS_ENTROPY)
             ),
         )
         for scale, sizes in ((SMALL, (16, 32, 64)), (LARGE, (32, 64, 128, 256)))

@@ -120,6 +120,8 @@ def cell_config(cell: Cell, place: Place) -> Config:
     if place.data is not None:
         cfg.train_dataloader.dataset.data_root = str(place.data)
         set_classes(cfg.model.head, count_classes(place.data))
+    if cell.method.bank:
+        use_bank(cfg, place)
     if place.epochs is not None:
         stretch(cfg, place.epochs)
     epochs = cfg.train_cfg.max_epochs
@@ -136,6 +138,16 @@ def set_classes(head: Any, classes: int) -> None:
     for part in (head, head.get("loss") or {}):
         if part.get("num_classes") is not None:
             part["num_classes"] = classes
+
+
+def use_bank(cfg: Config, place: Place) -> None:
+    """Take class references from a momentum bank in place of the batch."""
+    loss = cfg.model.head.loss
+    classes = loss.pop("num_classes", None)
+    if classes is None and place.data is not None:
+        classes = count_classes(place.data)
+    dim = cfg.model.neck.out_channels
+    loss.centroids = {"type": "MomentumCentroids", "num_classes": classes, "dim": dim}
 
 
 def count_classes(data: Path) -> int:

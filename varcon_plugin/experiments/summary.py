@@ -20,7 +20,8 @@ __all__ = ["Estimate", "epochs_to_reach", "estimate", "summarise", "write_summar
 
 Result = Mapping[str, Any]
 LEVEL = 0.95  # of the best mean accuracy, where no level is given
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")  # Okabe and Ito
+# of Okabe and Ito
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DPI = 120
 
 
