@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
         points=experiment.points,
         device=device,
     )
-    MMLogger.get_instance("run_experiment", log_level="WARNING")
+    if not MMLogger.check_instance_created("run_experiment"):
+        MMLogger.get_instance("run_experiment", log_level="WARNING")
     results = []
     try:
         grid = cells(experiment, args.seeds, args.settings)

@@ -24,7 +24,6 @@ from varcon_plugin.mmpretrain.evaluation import load_encoder, load_splits
 __all__ = ["CellError", "Place", "cell_config", "read_data", "run_cell"]
 
 K, TEMPERATURE = 20, 0.07  # DINO's k-NN evaluation
-SCHEDULE_KEYS = ("begin", "end", "T_max")
 
 
 class CellError(Exception):
@@ -160,15 +159,21 @@ def count_classes(data: Path) -> int:
 
 
 def stretch(cfg: Config, epochs: int) -> None:
-    """Set the length of the run, with warm-up and decay in proportion."""
+    """Set the length of the run, with warm-up and decay in proportion.
+
+    Parts of the schedule that round to no epoch at all are left out.
+    """
     ratio = epochs / cfg.train_cfg.max_epochs
     cfg.train_cfg.max_epochs = epochs
     schedule = cfg.param_scheduler
-    for step in schedule if isinstance(schedule, list) else [schedule]:
-        for key in SCHEDULE_KEYS:
-            if key in step:
-                step[key] = max(1, round(step[key] * ratio)) if step[key] else 0
-        step.setdefault("end", epochs)
+    parts = schedule if isinstance(schedule, list) else [schedule]
+    for part in parts:
+        for key in ("begin", "end", "T_max"):
+            if key in part:
+                part[key] = round(part[key] * ratio)
+        if "milestones" in part:
+            part["milestones"] = [round(epoch * ratio) for epoch in part["milestones"]]
+    cfg.param_scheduler = [p for p in parts if p.get("end", epochs) > p.get("begin", 0)]
 
 
 def train(config: Path, folder: Path, place: Place) -> None:
