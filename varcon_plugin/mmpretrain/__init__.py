@@ -5,8 +5,11 @@ In a config: ``custom_imports = dict(imports=['varcon_plugin.mmpretrain'])``.
 
 from mmpretrain.registry import MODELS
 
+from varcon_plugin.baselines import MetricLearningLoss, PrototypeLoss
 from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.algorithm import VarCon
+from varcon_plugin.mmpretrain.backbone import TIMMEncoder
+from varcon_plugin.mmpretrain.baselines import ClassifierHead, LossHead
 from varcon_plugin.mmpretrain.batch_augment import (
     BatchAugmentDataPreprocessor,
     EpochSeedHook,
@@ -23,18 +26,23 @@ from varcon_plugin.mmpretrain.hooks import (
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.momentum import MomentumCentroids
 
-MODELS.register_module(module=VarConLoss)
-MODELS.register_module(module=MomentumCentroids)
+for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss):
+    MODELS.register_module(module=module)
 
 __all__ = [
     "BatchAugmentDataPreprocessor",
     "CPUDistributedDataParallel",
     "ClassBalancedSampler",
+    "ClassifierHead",
     "Digits",
     "EpochSeedHook",
     "LabelCheckHook",
+    "LossHead",
+    "MetricLearningLoss",
     "MomentumCentroids",
     "PretrainedCheckHook",
+    "PrototypeLoss",
+    "TIMMEncoder",
     "TwoCrops",
     "VarCon",
     "VarConDiagnosticsHook",

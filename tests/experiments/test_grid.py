@@ -1,0 +1,75 @@
+"""What is declared, and what of a recipe a cell changes."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from varcon_plugin.experiments.grid import EXPERIMENTS, SMALL, cells
+from varcon_plugin.experiments.run import Place, cell_config, count_classes
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(root=ROOT, recipe="r18_digits", out=tmp_path)
+
+
+def test_every_cell_of_every_experiment_has_its_config(place):
+    for scales in EXPERIMENTS.values():
+        for scale, experiment in scales.items():
+            recipe = "r18_digits" if scale == SMALL else "r50_cifar100"
+            here = Place(root=ROOT, recipe=recipe, out=place.out)
+            grid = cells(experiment, [0, 1])
+            assert len({cell.name for cell in grid}) == len(grid)
+            assert grid[0].seed == grid[len(grid) // 2 - 1].seed == 0
+            for cell in {cell.method.config: cell for cell in grid}.values():
+                path = here.root / "configs" / cell.method.config
+                assert Path(str(path).format(recipe=recipe)).is_file()
+
+
+def test_the_learning_rate_follows_the_batch_size(place):
+    recipe = Config.fromfile(ROOT / "configs/varcon_r18_digits.py")
+    experiment = EXPERIMENTS["batch-size"][SMALL]
+    for cell in cells(experiment, [3], [64]):
+        cfg = cell_config(cell, place)
+        assert cfg.train_dataloader.batch_size == 64
+        base = recipe.auto_scale_lr.base_batch_size
+        lr = recipe.optim_wrapper.optimizer.lr * 64 / base
+        assert cfg.optim_wrapper.optimizer.lr == pytest.approx(lr)
+        assert cfg.randomness.seed == 3
+
+
+def test_methods_differ_in_what_they_say(place):
+    first, *_ = cells(EXPERIMENTS["temperature"][SMALL], [0], [0.05])
+    assert cell_config(first, place).model.head.loss.epsilon == 0.05
+    grid = cells(EXPERIMENTS["small-batch"][SMALL], [0], [32])
+    losses = {c.method.name: cell_config(c, place).model.head.loss for c in grid}
+    assert losses["VarCon, leave-one-out"].leave_one_out
+    bank = losses["VarCon, momentum centroids"]
+    assert bank.centroids.num_classes == 10
+    assert bank.centroids.dim == 64
+    assert "num_classes" not in bank
+
+
+def test_a_shorter_run_keeps_the_shape_of_its_schedule(tmp_path):
+    place = Place(root=ROOT, recipe="r18_digits", out=tmp_path, epochs=10)
+    cfg = cell_config(cells(EXPERIMENTS["convergence"][SMALL], [0])[0], place)
+    warmup, cosine = cfg.param_scheduler  # 2 and 20 epochs in the recipe
+    assert (warmup["end"], cosine["begin"], cosine["end"]) == (1, 1, 10)
+    assert cfg.train_cfg.max_epochs == 10
+
+
+def test_mistakes_are_told(place, tmp_path):
+    with pytest.raises(ValueError, match=r"settings must be of 0, 0\.01, 0\.02, 0\.05"):
+        cells(EXPERIMENTS["temperature"][SMALL], [0], [0.3])
+    cell = cells(EXPERIMENTS["batch-size"][SMALL], [0], [63])[0]
+    two = Place(root=ROOT, recipe="r18_digits", out=tmp_path, processes=2)
+    with pytest.raises(ValueError, match="63 does not divide by 2 processes"):
+        cell_config(cell, two)
+    nowhere = Place(root=ROOT, recipe="r9_digits", out=tmp_path)
+    with pytest.raises(ValueError, match=r"recipe r9_digits has no .*varcon_r9_digits"):
+        cell_config(cell, nowhere)
+    with pytest.raises(ValueError, match=r"expected .*train/<class>"):
+        count_classes(tmp_path)

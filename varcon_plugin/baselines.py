@@ -1,0 +1,169 @@
+"""Losses to compare VarCon with, under the same contract across ranks.
+
+``criterion(embeddings, labels)`` as for `varcon_plugin.VarConLoss`: the DDP-averaged
+gradient equals the single-process gradient on the concatenated batch, also for batches
+of different size, and the mean of the returned values is the global loss.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from varcon_plugin.centroids import BatchCentroids
+from varcon_plugin.distributed import (
+    active_group,
+    agree,
+    gather_labels,
+    sum_across_ranks,
+    world_size,
+)
+from varcon_plugin.functional import normalize
+from varcon_plugin.loss import argument_error
+
+__all__ = ["MetricLearningLoss", "PrototypeLoss"]
+
+WITHOUT_LABELS = ("VICRegLoss",)
+ABSTRACT = ("BaseMetricLossFunction", "GenericPairLoss")
+
+
+class MetricLearningLoss(nn.Module):
+    """Any loss of pytorch-metric-learning by name, over the batches of all ranks.
+
+    Embeddings and labels of all ranks are gathered, with gradient, and every rank
+    computes the loss of the whole batch: exact for every loss, those with weights of
+    their own (proxies) included, in the memory of the whole batch. Losses that draw
+    samples draw on each rank for themselves. Computed in float32 or better.
+
+    Args:
+        name: class in ``pytorch_metric_learning.losses``, such as ``"SupConLoss"``.
+        **kwargs: its arguments. Its own defaults hold otherwise: its SupConLoss
+            averages over the samples with a loss above 0 and is not scaled by the
+            temperature, as the SupCon paper's code is.
+
+    Raises:
+        ValueError: there is no such loss, or it does not learn from labels.
+    """
+
+    def __init__(self, name: str, **kwargs: Any) -> None:
+        super().__init__()
+        self.name = name
+        self.loss: nn.Module = find_loss(name)(**kwargs)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the global batch, the same on every rank.
+
+        Args:
+            embeddings: (N, D), floating; all views of all images of this rank.
+            labels: (N,), integer class ids.
+
+        Raises:
+            TypeError, ValueError or RuntimeError: as `varcon_plugin.VarConLoss`.
+        """
+        group, sizes = checked_group(embeddings, labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            vectors = embeddings.to(torch.promote_types(embeddings.dtype, torch.float))
+            labels = labels.to(embeddings.device, torch.int64)
+            if group is not None:
+                labels, mine = gather_labels(labels, sizes, group)
+                before, after = mine.start, len(labels) - mine.stop
+                # zeros above and below: the sum over ranks puts the rows in order
+                vectors = F.pad(vectors, (0, 0, before, after))
+                vectors = sum_across_ranks(vectors, group)
+            loss: Tensor = self.loss(vectors, labels)
+            return loss
+
+
+class PrototypeLoss(nn.Module):
+    """Twice the cross-entropy against class means: VarCon without its soft target.
+
+    VarCon with epsilon = 0 and the one-hot target in place of q, for which
+    KL(q || p) = -log p: what remains if tau2 and the target distribution are taken
+    away. Class means, detachment and ranks as in `varcon_plugin.VarConLoss`.
+
+    Args:
+        temperature: tau_1, > 0.
+        num_classes: labels are in [0, num_classes); None: any integers.
+
+    Raises:
+        ValueError: the temperature is out of range.
+    """
+
+    def __init__(
+        self, temperature: float = 0.1, *, num_classes: int | None = None
+    ) -> None:
+        super().__init__()
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
+        self.temperature = temperature
+        self.num_classes = num_classes
+        self.centroids = BatchCentroids(num_classes)
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """This rank's share of the loss, as `varcon_plugin.VarConLoss` returns it.
+
+        Args:
+            embeddings: (N, D), floating; all views of all images of this rank.
+            labels: (N,), integer class ids.
+
+        Raises:
+            TypeError, ValueError or RuntimeError: as `varcon_plugin.VarConLoss`.
+        """
+        group, sizes = checked_group(embeddings, labels, self.num_classes)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            dtype = torch.promote_types(embeddings.dtype, torch.float32)
+            unit = normalize(embeddings.to(dtype))
+            labels = labels.to(embeddings.device, torch.int64)
+            references = self.centroids(unit, labels, group, sizes)
+            logits = unit @ references.centroids.T / self.temperature  # Eq. 8
+            if references.present is not None:
+                logits = logits.masked_fill(~references.present, -math.inf)
+            nll = F.cross_entropy(logits, references.targets, reduction="sum")
+            return 2 * nll * (world_size(group) / references.total)
+
+    def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
+        return f"temperature={self.temperature}, num_classes={self.num_classes}"
+
+
+def checked_group(
+    embeddings: Tensor, labels: Tensor, num_classes: int | None = None
+) -> tuple[ProcessGroup | None, list[int]]:
+    """The ranks to compute with and their batch sizes, once all have good arguments."""
+    group = active_group()
+    error = argument_error(embeddings, labels, num_classes)
+    if group is not None:
+        return group, agree(error, embeddings, group)
+    if error is not None:
+        raise error
+    return None, []
+
+
+def find_loss(name: str) -> type[nn.Module]:
+    """The class ``name`` of pytorch-metric-learning, if it learns from labels."""
+    from pytorch_metric_learning import losses
+
+    usable: dict[str, type[nn.Module]] = {
+        key: value
+        for key, value in vars(losses).items()
+        if isinstance(value, type)
+        and issubclass(value, losses.BaseMetricLossFunction)
+        and key not in (*WITHOUT_LABELS, *ABSTRACT)
+    }
+    if name in usable:
+        return usable[name]
+    if hasattr(losses, name):
+        raise ValueError(
+            f"{name} of pytorch-metric-learning is not supported: it wraps another "
+            "loss, keeps state of its own between batches or takes no labels"
+        )
+    near = difflib.get_close_matches(name, usable) or sorted(usable)
+    raise ValueError(
+        f"pytorch-metric-learning has no loss {name!r}; near it: {', '.join(near)}"
+    )

@@ -1,0 +1,168 @@
+"""What each experiment trains: methods, settings and seeds, as data."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["EXPERIMENTS", "Cell", "Experiment", "Method", "cells"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A loss: the config of a recipe that has it, and what is set in it.
+
+    Attributes:
+        name: in tables and pictures.
+        config: path below ``configs/``, with ``{recipe}`` in it.
+        options: config values by dotted key.
+        bank: whether class references outlive the batch (`MomentumCentroids`).
+    """
+
+    name: str
+    config: str = "varcon_{recipe}.py"
+    options: dict[str, Any] = field(default_factory=dict)
+    bank: bool = False
+
+
+VARCON = Method("VarCon")
+LEAVE_ONE_OUT = Method(
+    "VarCon, leave-one-out", options={"model.head.loss.leave_one_out": True}
+)
+BANK = Method("VarCon, momentum centroids", bank=True)
+SUPCON = Method("SupCon", "baselines/supcon_{recipe}.py")
+PROTOTYPES = Method("prototype cross-entropy", "baselines/prototype_{recipe}.py")
+CROSS_ENTROPY = Method("cross-entropy", "baselines/ce_{recipe}.py")
+
+
+def fixed(epsilon: float) -> Method:
+    """VarCon with another epsilon; 0 fixes tau2."""
+    return Method("VarCon", options={"model.head.loss.epsilon": epsilon})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A grid: every method at every setting, with every seed.
+
+    Attributes:
+        question: what it answers, for the report.
+        axis: what the settings are.
+        methods: at each setting; the keys are the settings, None is the recipe's own.
+        points: how often the accuracy is measured in the course of a run.
+    """
+
+    question: str
+    axis: str
+    methods: dict[float | None, Sequence[Method]]
+    points: int = 5
+
+
+def batch_sizes(
+    sizes: Sequence[int], methods: Sequence[Method]
+) -> dict[float | None, Sequence[Method]]:
+    """All ``methods`` at each of ``sizes``."""
+    return dict.fromkeys(sizes, methods)
+
+
+SMALL, LARGE = "small", "large"  # networks for two cores, and for GPUs
+EXPERIMENTS: dict[str, dict[str, Experiment]] = {
+    "batch-size": {
+        scale: Experiment(
+            "How does the batch size change accuracy and speed of convergence?",
+            "batch size",
+            batch_sizes(sizes, (VARCON, SUPCON)),
+        )
+        for scale, sizes in (
+            (SMALL, (64, 128, 256, 512)),
+            (LARGE, (256, 512, 1024, 2048, 4096)),
+        )
+    },
+    "temperature": dict.fromkeys(
+        (SMALL, LARGE),
+        Experiment(
+            "Does it help that tau2 adapts (epsilon > 0; 0 keeps it fixed)?",
+            "epsilon",
+            {epsilon: (fixed(epsilon),) for epsilon in (0.0, 0.01, 0.02, 0.05)},
+        ),
+    ),
+    "convergence": dict.fromkeys(
+        (SMALL, LARGE),
+        Experiment(
+            "How fast does each loss converge under the same recipe?",
+            "recipe",
+            {None: (VARCON, SUPCON, CROSS_ENTROPY)},
+            points=10,
+        ),
+    ),
+    "small-batch": {
+        scale: Experiment(
+            "What is left of each loss when few images share a batch?",
+            "batch size",
+            batch_sizes(
+                sizes, (VARCON, LEAVE_ONE_OUT, BANK, SUPCON, PROTOTYPES, CROSS_ENTROPY)
+            ),
+        )
+        for scale, sizes in ((SMALL, (16, 32, 64)), (LARGE, (32, 64, 128, 256)))
+    },
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run.
+
+    Attributes:
+        method: of the experiment.
+        setting: on its axis; None is the recipe's own.
+        batch_size: images of all processes together; None is the recipe's own.
+        seed: of the run.
+    """
+
+    method: Method
+    setting: float | None
+    batch_size: int | None
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        setting = "" if self.setting is None else f"_{self.setting:g}"
+        method = re.sub("[^a-z0-9]+", "-", self.method.name.lower())
+        return f"{method}{setting}_seed{self.seed}"
+
+
+def cells(
+    experiment: Experiment,
+    seeds: Sequence[int],
+    settings: Sequence[float] | None = None,
+) -> list[Cell]:
+    """The runs of ``experiment``, seed by seed: any first part is a fair comparison.
+
+    Args:
+        experiment: one of `EXPERIMENTS`.
+        seeds: of the runs.
+        settings: keep these settings only; of batch sizes, take these.
+
+    Raises:
+        ValueError: a setting is not one of the experiment's.
+    """
+    grid = experiment.methods
+    sized = experiment.axis == "batch size"
+    if settings is not None and sized:
+        grid = batch_sizes([int(s) for s in settings], next(iter(grid.values())))
+    elif settings is not None:
+        unknown = [s for s in settings if s not in grid]
+        if unknown:
+            known = ", ".join(f"{s:g}" for s in grid if s is not None) or "none"
+            raise ValueError(
+                f"settings must be of {known} ({experiment.axis}), got {unknown}"
+            )
+        grid = {s: grid[s] for s in settings}
+    return [
+        Cell(method, setting, int(setting) if sized and setting else None, seed)
+        for seed, (setting, methods) in itertools.product(seeds, grid.items())
+        for method in methods
+    ]

@@ -1,0 +1,207 @@
+"""Results of a grid as a table (Markdown, CSV, JSON) and a picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from scipy.stats import t as student_t
+
+from varcon_plugin.evaluation.report import markdown_table
+from varcon_plugin.experiments.grid import Experiment
+
+__all__ = ["Estimate", "epochs_to_reach", "estimate", "summarise", "write_summary"]
+
+Result = Mapping[str, Any]
+LEVEL = 0.95  # of the best mean accuracy, where no level is given
+# of Okabe and Ito
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+DPI = 120
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds.
+
+    Attributes:
+        mean: of the values there are; None if there are none.
+        interval: half the width of the 95 % confidence interval (Student's t); None
+            for fewer than two values.
+    """
+
+    mean: float | None
+    interval: float | None
+
+    def __str__(self) -> str:
+        if self.mean is None:
+            return "never"
+        if self.interval is None:
+            return f"{self.mean:.2f}"
+        return f"{self.mean:.2f} ± {self.interval:.2f}"
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Mean and 95 % interval of ``values``."""
+    if not values:
+        return Estimate(None, None)
+    if len(values) == 1:
+        return Estimate(values[0], None)
+    quantile = float(student_t.ppf(0.975, len(values) - 1))
+    half = quantile * statistics.stdev(values) / len(values) ** 0.5
+    return Estimate(statistics.fmean(values), half)
+
+
+def epochs_to_reach(curve: Sequence[Sequence[float]], level: float) -> float | None:
+    """The epoch at which ``curve`` of (epoch, accuracy) first reaches ``level``.
+
+    Between two measurements it is a straight line; before the first one it is not
+    known, and the first one counts. None: it never does.
+    """
+    before: Sequence[float] | None = None
+    for epoch, accuracy in curve:
+        if accuracy >= level:
+            if before is None or accuracy == before[1]:
+                return epoch
+            share = (level - before[1]) / (accuracy - before[1])
+            return before[0] + share * (epoch - before[0])
+        before = (epoch, accuracy)
+    return None
+
+
+def summarise(results: Sequence[Result], level: float | None) -> dict[str, Any]:
+    """Rows of (method, setting) with estimates over the seeds.
+
+    Args:
+        results: of the cells.
+        level: k-NN top-1 to reach, in percent; None takes 95 % of the best mean. A run
+            that never reaches it makes its row's number of epochs "never".
+    """
+    groups: dict[tuple[str, float | None], list[Result]] = {}
+    for result in results:
+        groups.setdefault((result["method"], result["setting"]), []).append(result)
+    if level is None:
+        level = LEVEL * max(statistics.fmean(map(knn, g)) for g in groups.values())
+    rows = []
+    for (method, setting), group in groups.items():
+        reached = [epochs_to_reach(result["curve"], level) for result in group]
+        epochs = [epoch for epoch in reached if epoch is not None]
+        rows.append(
+            {
+                "method": method,
+                "setting": setting,
+                "seeds": [result["seed"] for result in group],
+                "knn": estimate([*map(knn, group)]),
+                "linear": estimate([result["linear"] for result in group]),
+                "epochs": estimate(epochs if len(epochs) == len(group) else []),
+                "seconds": estimate([result["seconds"] for result in group]),
+                "curve": mean_curve(group),
+            }
+        )
+    return {"level": level, "rows": rows}
+
+
+def knn(result: Result) -> float:
+    """k-NN top-1 at the end of a run."""
+    value: float = result["knn"]
+    return value
+
+
+def mean_curve(group: Sequence[Result]) -> list[tuple[float, Estimate]]:
+    """(epoch, accuracy) over the runs of ``group``, which measure at equal epochs."""
+    points: dict[float, list[float]] = {}
+    for result in group:
+        for epoch, accuracy in result["curve"]:
+            points.setdefault(epoch, []).append(accuracy)
+    return [(epoch, estimate(values)) for epoch, values in sorted(points.items())]
+
+
+def write_summary(
+    name: str, experiment: Experiment, summary: Mapping[str, Any], about: str, out: Path
+) -> str:
+    """Write ``table.md``, ``table.csv``, ``results.json`` and ``plot.png``.
+
+    Args:
+        name: of the experiment.
+        experiment: its declaration.
+        summary: as `summarise` returns it.
+        about: where the numbers come from: data, recipe, machine.
+        out: folder.
+
+    Returns:
+        The table in Markdown.
+    """
+    level = summary["level"]
+    header = ["method", experiment.axis, "k-NN top-1", "linear top-1"]
+    header += [f"epochs to {level:.1f} % k-NN", "seconds", "seeds"]
+    rows = [
+        [
+            row["method"],
+            "" if row["setting"] is None else f"{row['setting']:g}",
+            *(str(row[key]) for key in ("knn", "linear", "epochs", "seconds")),
+            str(len(row["seeds"])),
+        ]
+        for row in summary["rows"]
+    ]
+    table = markdown_table(header, rows)
+    (out / "table.md").write_text(
+        f"# {name}\n\n{experiment.question}\n\n{about} Mean and 95 % interval over the "
+        f"seeds, accuracies in percent.\n\n{table}\n\n![{name}](plot.png)\n"
+    )
+    with (out / "table.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    content = {"experiment": name, "about": about, **summary}
+    (out / "results.json").write_text(json.dumps(content, indent=1, default=asdict))
+    draw(name, experiment, summary, out / "plot.png")
+    return table
+
+
+def draw(
+    name: str, experiment: Experiment, summary: Mapping[str, Any], path: Path
+) -> None:
+    """Accuracy by setting and epochs to the level, or accuracy by epoch."""
+    methods = list(dict.fromkeys(row["method"] for row in summary["rows"]))
+    if experiment.axis == "recipe":
+        figure = Figure(figsize=(7, 5), layout="constrained")
+        axis = figure.subplots()
+        for colour, row in zip(COLOURS, summary["rows"], strict=False):
+            points(axis, row["method"], colour, row["curve"])
+        axis.set(xlabel="epoch", ylabel="k-NN top-1 (%)")
+        axis.legend()
+    else:
+        figure = Figure(figsize=(12, 4.5), layout="constrained")
+        axes = figure.subplots(1, 3)
+        titles = ("k-NN top-1 (%)", "linear top-1 (%)", "epochs to the level")
+        for axis, key, title in zip(
+            axes, ("knn", "linear", "epochs"), titles, strict=True
+        ):
+            for colour, method in zip(COLOURS, methods, strict=False):
+                rows = [row for row in summary["rows"] if row["method"] == method]
+                curve = [(row["setting"], row[key]) for row in rows]
+                points(axis, method, colour, curve)
+            axis.set(xlabel=experiment.axis, ylabel=title)
+            if experiment.axis == "batch size":
+                axis.set_xscale("log", base=2)
+                axis.xaxis.set_major_formatter("{x:.0f}")
+            else:
+                axis.set_xticks(sorted({row["setting"] for row in summary["rows"]}))
+        axes[2].set_title(f"k-NN {summary['level']:.1f} %", fontsize="medium")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    figure.suptitle(f"{name}: mean and 95 % interval over the seeds")
+    figure.savefig(path, dpi=DPI)
+
+
+def points(
+    axis: Any, label: str, colour: str, curve: Sequence[tuple[float, Estimate]]
+) -> None:
+    """A line with error bars, where there are means."""
+    known = [(x, y.mean, y.interval or 0) for x, y in curve if y.mean is not None]
+    xs, ys, half = zip(*known, strict=True) if known else ((), (), ())
+    axis.errorbar(xs, ys, half, label=label, color=colour, marker="o", capsize=3)
+    axis.spines[["top", "right"]].set_visible(False)
