@@ -14,12 +14,14 @@ from varcon_plugin.mmpretrain.hooks import (
     LabelCheckHook,
     PretrainedCheckHook,
 )
+from varcon_plugin.mmpretrain.knn_hook import KNNHook
 
 MODELS.register_module(module=VarConLoss)
 
 __all__ = [
     "CPUDistributedDataParallel",
     "Digits",
+    "KNNHook",
     "LabelCheckHook",
     "PretrainedCheckHook",
     "VarCon",
