@@ -23,6 +23,7 @@ from varcon_plugin.mmpretrain.hooks import (
     LabelCheckHook,
     PretrainedCheckHook,
 )
+from varcon_plugin.mmpretrain.knn_hook import KNNHook
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.momentum import MomentumCentroids
 
@@ -36,6 +37,7 @@ __all__ = [
     "ClassifierHead",
     "Digits",
     "EpochSeedHook",
+    "KNNHook",
     "LabelCheckHook",
     "LossHead",
     "MetricLearningLoss",
