@@ -96,10 +96,14 @@ class BatchCentroids:
         ``num_classes`` are ranked first. Both numbers are known to the host and to
         every rank.
         """
-        samples = sum(sizes) if group is not None else len(labels)
-        if self.num_classes is not None and (
-            self.num_classes <= samples or (group is not None and not sizes)
-        ):
+        samples = len(labels) if group is None else sum(sizes)
+        unknown = group is not None and not sizes
+        if unknown and self.num_classes is None:
+            raise ValueError(
+                "num_classes must be given across ranks under torch.compile, which "
+                "leaves the batch sizes of the other ranks unknown; got None"
+            )
+        if self.num_classes is not None and (unknown or self.num_classes <= samples):
             return self.num_classes, labels, False
         mine = slice(None)
         if group is not None:
