@@ -139,7 +139,7 @@ class VarConLoss(nn.Module):
             A handle whose ``remove()`` ends it.
         """
         handle = RemovableHandle(self._observers)
-        self._observers[handle.id] = observer
+        self._observers[handle.id] = torch.compiler.disable(observer)
         return handle
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -190,14 +190,9 @@ class VarConLoss(nn.Module):
                 own=references.own,
             )
             terms = self._reduce(terms, references, world_size(group))
-            if self._observers:
-                self._show(Observation(unit.detach(), labels, references, terms, group))
+            for observer in tuple(self._observers.values()):
+                observer(Observation(unit.detach(), labels, references, terms, group))
             return terms
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no types
-    def _show(self, observation: Observation) -> None:
-        for observer in tuple(self._observers.values()):
-            observer(observation)
 
     def _reduce(
         self, terms: VarConTerms, references: References, ranks: int

@@ -205,19 +205,20 @@ def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
 
 
 def find_scales(config: Any) -> set[int]:
-    """Sizes of all RandomResizedCrop steps anywhere in ``config``."""
+    """Sizes of all random resized crops anywhere in ``config``."""
     if isinstance(config, list | tuple):
         return set().union(*map(find_scales, config))
     if not isinstance(config, dict):
         return set()
-    if str(config.get("type", "")).endswith("RandomResizedCrop"):
+    if str(config.get("type", "")).endswith(("RandomResizedCrop", "TwoCrops")):
         return {int(np.max(config["scale"]))}
     return set().union(*map(find_scales, config.values()))
 
 
 def is_loader(step: dict[str, Any]) -> bool:
     """Whether a pipeline step reads the image file."""
-    return str(step.get("type", "")).split(".")[-1].startswith("LoadImage")
+    name = str(step.get("type", "")).split(".")[-1]
+    return name.startswith("LoadImage") or name == "TwoCrops"
 
 
 def reads_bgr(cfg: Config) -> bool:
