@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,8 @@ class VarConLoss(nn.Module):
             A handle whose ``remove()`` ends it.
         """
         handle = RemovableHandle(self._observers)
-        self._observers[handle.id] = torch.compiler.disable(observer)
+        disable: Any = torch.compiler.disable  # untyped upstream
+        self._observers[handle.id] = disable(observer)
         return handle
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
