@@ -42,7 +42,7 @@ CASES = [
     "2048x100000x128",
 ]
 SETTINGS = {"temperature": 0.1, "epsilon": 0.02}
-SECONDS = 2.0  # of repetitions for a figure
+SECONDS = 1.0  # of repetitions for a figure
 MIN_REPEATS, MAX_REPEATS = 3, 50
 
 Step = Callable[[Tensor, Tensor], Tensor]

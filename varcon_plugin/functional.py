@@ -78,8 +78,8 @@ class _Normalize(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: be differentiable again
             unit, inverse = _divide_by_norm(vectors)
         radial = (grad * unit).sum(dim=-1, keepdim=True)  # untouched by autocast
-        result: Tensor = torch.addcmul(grad, unit, radial, value=-1) * inverse
-        return result
+        tangential: Tensor = torch.addcmul(grad, unit, radial, value=-1)
+        return tangential.mul_(inverse)
 
 
 def class_sums(

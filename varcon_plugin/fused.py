@@ -29,7 +29,7 @@ from varcon_plugin.functional import (
 __all__ = ["fused_varcon_terms"]
 
 TILE_COLUMNS = 2**10  # classes whose logits are held at a time
-TILE_BYTES_PER_THREAD = 2**21  # of logits: about a core's share of the cache
+TILE_BYTES_PER_THREAD = 2**22  # of logits: about a core's share of the cache
 DEVICE_TILE_COLUMNS = 2**14  # the same on an accelerator: worth a kernel launch
 DEVICE_TILE_BYTES = 2**26
 MIN_TILE_ROWS = 64  # fewer leave the matrix product idle
