@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
@@ -61,6 +61,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--temperature", type=float, default=0.1)
     add("--epsilon", type=float, default=0.02)
     add("--leave-one-out", action="store_true")
+    add("--centroid-momentum", type=float, help="of a bank of class references")
     add("--knn-k", type=int, default=200)
     add("--knn-t", type=float, default=0.1)
     add("--val-interval", type=int, default=1, help="epochs between validations")
@@ -70,6 +71,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--num-nodes", type=int, default=1)
     add("--num-workers", type=int, default=0, help="loader processes for each device")
     add("--seed", type=int, default=0)
+    add("--diagnostics", action="store_true", help="see docs/diagnostics.md")
     add("--output-dir", type=Path, default="work_dirs/lightly")
     add("--resume", action="store_true", help="go on from the last checkpoint")
     args = parser.parse_args(argv)
@@ -92,7 +94,9 @@ def main(argv: list[str] | None = None) -> None:
     last = args.output_dir / "checkpoints" / "last.ckpt"
     try:
         check_output_dir(last, args.resume)
-        seed_everything(args.seed, workers=True, verbose=False)
+        # A resumed run must not draw the augmentations of its first epochs again.
+        seed = args.seed + (steps_done(last) if args.resume else 0)
+        seed_everything(seed, workers=True, verbose=False)
         datasets = create_datasets(
             args.data, download_dir=args.download_dir, image_size=args.image_size
         )
@@ -129,6 +133,12 @@ def check_output_dir(last: Path, resume: bool) -> None:
         )
 
 
+def steps_done(checkpoint: Path) -> int:
+    """Optimiser steps until Lightning wrote ``checkpoint``."""
+    steps: int = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]
+    return steps
+
+
 def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
     """The module that the command line describes."""
     return VarCon(
@@ -143,6 +153,7 @@ def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
         temperature=args.temperature,
         epsilon=args.epsilon,
         leave_one_out=args.leave_one_out,
+        centroid_momentum=args.centroid_momentum,
         lr=args.lr,
         weight_decay=args.weight_decay,
         warmup_epochs=args.warmup_epochs,
@@ -152,6 +163,13 @@ def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
 def create_trainer(args: argparse.Namespace) -> Trainer:
     """Lightning's Trainer, with logs and checkpoints below ``--output-dir``."""
     out = args.output_dir
+    callbacks: list[Callback] = [
+        ModelCheckpoint(out / "checkpoints", "{epoch:04d}", save_last="link"),
+        LearningRateMonitor(),
+    ]
+    if args.diagnostics:
+        directory = out / "diagnostics"
+        callbacks.append(VarConDiagnosticsCallback(directory=directory))
     return Trainer(
         max_epochs=args.epochs,
         accelerator=args.accelerator,
@@ -163,11 +181,7 @@ def create_trainer(args: argparse.Namespace) -> Trainer:
         # SyncBatchNorm does not exist on the CPU.
         sync_batchnorm=args.accelerator != "cpu" and torch.cuda.is_available(),
         logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard")],
-        callbacks=[
-            ModelCheckpoint(out / "checkpoints", "{epoch:04d}", save_last="link"),
-            LearningRateMonitor(),
-            VarConDiagnosticsCallback(directory=out / "diagnostics"),
-        ],
+        callbacks=callbacks,
     )
 
 

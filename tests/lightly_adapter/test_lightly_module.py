@@ -60,6 +60,14 @@ def test_it_learns_in_every_precision(varcon, loaders, fit, precision):
     assert next(model.parameters()).dtype == (torch.bfloat16 if half else torch.float32)
 
 
+def test_class_references_can_outlive_the_batch(varcon, loader, fit):
+    model = varcon(centroid_momentum=0.9)
+    fit(model, loader(), max_epochs=1)
+    bank = model.criterion.centroids
+    assert bank.means.shape == (4, 128)
+    assert bank.counts.tolist() == [16, 16, 16, 16]  # 8 images, 2 views
+
+
 class Scaled(torch.nn.Module):
     def __init__(self, scale):
         super().__init__()
@@ -190,11 +198,15 @@ def interrupted(fit, model, loaders, folder, epochs):
 
 
 @pytest.mark.filterwarnings(SAME_FOLDER)
-def test_resuming_continues_as_if_never_interrupted(varcon, loaders, fit, tmp_path):
-    whole = varcon(warmup_epochs=1)
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_resuming_continues_as_if_never_interrupted(
+    varcon, loaders, fit, tmp_path, momentum
+):
+    settings = {"warmup_epochs": 1, "centroid_momentum": momentum}
+    whole = varcon(**settings)
     fit(whole, *loaders, max_epochs=4)
-    path = interrupted(fit, varcon(warmup_epochs=1), loaders, tmp_path, 2)
-    resumed = VarCon(16, 4, 5, 0.1, backbone="test_resnet", warmup_epochs=1)
+    path = interrupted(fit, varcon(**settings), loaders, tmp_path, 2)
+    resumed = VarCon(16, 4, 5, 0.1, backbone="test_resnet", **settings)
     fit(
         resumed,
         *loaders,

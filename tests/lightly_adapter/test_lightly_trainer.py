@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,12 +16,16 @@ TOOL = REPO / "tools" / "train_lightly.py"
 RESULTS = {"knn_top1", "knn_top5", "linear_top1", "linear_top5"}
 
 
-@pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("train_lightly", TOOL)
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tool():
+    return load(TOOL)
 
 
 @pytest.fixture
@@ -45,9 +50,11 @@ def logged(folder, version):
     "ignore:Checkpoint directory .* exists and is not empty:UserWarning"
 )
 def test_a_run_leaves_logs_checkpoints_and_results_and_can_be_resumed(
-    tool, arguments, tmp_path, capsys
+    tool, arguments, tmp_path, capsys, monkeypatch
 ):
-    tool.main(arguments)
+    seeds = []
+    monkeypatch.setattr(tool, "seed_everything", lambda seed, **_: seeds.append(seed))
+    tool.main([*arguments, "--seed", "5"])
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) == RESULTS
     assert results["knn_top1"] == results["linear_top1"] == 100  # red or blue
@@ -58,10 +65,29 @@ def test_a_run_leaves_logs_checkpoints_and_results_and_can_be_resumed(
     last = tmp_path / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["epoch"] == 1
     (tmp_path / "results.json").unlink()
-    tool.main([*arguments, "--epochs", "3", "--resume"])
+    tool.main([*arguments, "--epochs", "3", "--resume", "--seed", "5"])
+    assert seeds == [5, 5 + 6]  # no augmentation comes twice
     assert torch.load(last, weights_only=True)["epoch"] == 2
     assert list(logged(tmp_path, 1)) == [2]
     assert (tmp_path / "results.json").is_file()
+
+    evaluate = load(REPO / "tools" / "evaluate.py")
+    command = ["lightly", str(last), "--data", "digits", "--out", str(tmp_path)]
+    encoder = evaluate.read_encoder(evaluate.parse_args(command))
+    assert encoder.transform(np.zeros((8, 8, 3), np.uint8)).shape == (3, 32, 32)
+
+
+def test_diagnostics_are_a_callback(tool, arguments, tmp_path):
+    for flags, expected in (([], []), (["--diagnostics"], [tmp_path / "diagnostics"])):
+        trainer = tool.create_trainer(tool.parse_args([*arguments, *flags]))
+        found = [getattr(c, "directory", None) for c in trainer.callbacks]
+        assert [directory for directory in found if directory] == expected
+
+
+def test_leave_one_out_reaches_the_loss(tool, image_folder):
+    args = tool.parse_args(["--data", str(image_folder), "--leave-one-out"])
+    model = tool.create_model(args, tool.create_datasets(args.data))
+    assert model.criterion.centroids.leave_one_out
 
 
 def test_two_processes_train_and_evaluate(arguments, tmp_path):
@@ -122,8 +148,8 @@ def test_every_flag_reaches_the_module(tool, image_folder):
             *("--backbone", "test_vit", "--backbone-kwargs", '{"depth": 2}'),
             *("--stem", "imagenet", "--batch-size-per-device", "8", "--lr", "0.5"),
             *("--weight-decay", "0.1", "--temperature", "0.3", "--epsilon", "0.05"),
-            *("--leave-one-out", "--knn-k", "7", "--knn-t", "0.2"),
-            *("--warmup-epochs", "3"),
+            *("--knn-k", "7", "--knn-t", "0.2"),
+            *("--warmup-epochs", "3", "--centroid-momentum", "0.5"),
         ]
     )
     datasets = tool.create_datasets(args.data, image_size=args.image_size)
@@ -139,7 +165,8 @@ def test_every_flag_reaches_the_module(tool, image_folder):
         "image_size": 64,
         "temperature": 0.3,
         "epsilon": 0.05,
-        "leave_one_out": True,
+        "leave_one_out": False,
+        "centroid_momentum": 0.5,
         "lr": 0.5,
         "weight_decay": 0.1,
         "warmup_epochs": 3.0,
@@ -147,5 +174,5 @@ def test_every_flag_reaches_the_module(tool, image_folder):
     assert model.criterion.temperature == 0.3
     assert model.criterion.epsilon == 0.05
     assert model.criterion.gather_distributed
-    assert model.criterion.centroids.leave_one_out
+    assert model.criterion.centroids.momentum == 0.5
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 64)

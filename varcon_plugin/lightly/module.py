@@ -19,12 +19,14 @@ from torch import Tensor
 
 from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.loss import VarConLoss
+from varcon_plugin.momentum import MomentumCentroids
 
 __all__ = ["VarCon", "transform"]
 
 # SimCLR's, as in lightly's benchmark: the comparison then changes the loss alone.
 transform = SimCLRTransform()
 
+EMBEDDING_DIM = 128
 Batch = Sequence[Any]  # (views, targets) or (views, targets, filenames)
 
 
@@ -52,6 +54,9 @@ class VarCon(LightningModule):
         temperature: of the loss.
         epsilon: of the loss.
         leave_one_out: of the loss.
+        centroid_momentum: keep class references beyond the batch, in
+            `varcon_plugin.momentum.MomentumCentroids` of this momentum; None takes the
+            class means of each batch, as published.
         lr: for a global batch of one image; SimCLR's 0.075.
         weight_decay: not on norm layers, biases and the online classifier.
         warmup_epochs: of the learning rate, at most half of the run.
@@ -71,6 +76,7 @@ class VarCon(LightningModule):
         temperature: float = 0.1,
         epsilon: float = 0.02,
         leave_one_out: bool = False,
+        centroid_momentum: float | None = None,
         lr: float = 0.075,
         weight_decay: float = 1e-6,
         warmup_epochs: float = 10,
@@ -87,13 +93,16 @@ class VarCon(LightningModule):
             backbone, stem, image_size, **(backbone_kwargs or {})
         )
         features = feature_dim(self.backbone)
-        self.projection_head = SimCLRProjectionHead(features, features, 128)
+        self.projection_head = SimCLRProjectionHead(features, features, EMBEDDING_DIM)
+        source: dict[str, Any] = {"leave_one_out": leave_one_out}
+        if centroid_momentum is None:
+            source["num_classes"] = num_classes
+        else:
+            source["centroids"] = MomentumCentroids(
+                num_classes, EMBEDDING_DIM, centroid_momentum
+            )
         self.criterion = VarConLoss(
-            temperature,
-            epsilon,
-            gather_distributed=True,
-            num_classes=num_classes,
-            leave_one_out=leave_one_out,
+            temperature, epsilon, gather_distributed=True, **source
         )
 
         topk = (1, 5) if num_classes >= 5 else (1,)
