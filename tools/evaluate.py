@@ -140,7 +140,7 @@ def read_encoder(args: argparse.Namespace) -> Encoder:
     if args.model == "lightly":
         from varcon_plugin.lightly.evaluation import load_encoder as load_lightly
 
-        return load_lightly(args.checkpoint, args.image_size)
+        return load_lightly(args.checkpoint, image_size=args.image_size)
     from varcon_plugin.mmpretrain.evaluation import load_encoder
 
     return load_encoder(Path(args.model), args.checkpoint, options(args))

@@ -61,6 +61,17 @@ def test_shift_and_scale_of_the_features_do_not_matter(split):
     assert a.top1 > 70
 
 
+def test_converges_on_the_lopsided_features_of_trained_encoders(split):
+    """scikit-learn's own tolerance stops too early: rounding errors then show."""
+    train, labels, test, _ = split
+    lengths = torch.logspace(0, -2, 12, dtype=torch.float64)
+    train, test = ((x.double() - 500) / 30 * lengths for x in (train, test))
+    reference = LogisticRegression(C=10, tol=1e-9, solver="newton-cholesky")
+    expected = torch.from_numpy(reference.fit(train, labels).predict_proba(test))
+    found = fit_logistic(train.float(), labels, C=10).scores(test).softmax(dim=1)
+    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-3)
+
+
 def test_the_test_set_decides_nothing(split):
     train, train_labels, test, test_labels = split
     honest = linear_probe(train, train_labels, test, test_labels)

@@ -83,6 +83,26 @@ def test_timm_on_digits(tmp_path, capsys):
     assert "(k=10" not in said
 
 
+def test_lightly_checkpoint_on_digits(tmp_path):
+    from varcon_plugin.lightly import VarCon
+
+    module = VarCon(
+        8, 10, backbone="resnet18", backbone_kwargs={"channels": [4, 4, 8, 8]},
+        image_size=16,
+    )  # fmt: skip
+    path = tmp_path / "last.ckpt"
+    content = {"hyper_parameters": dict(module.hparams)}
+    torch.save({"state_dict": module.state_dict(), **content}, path)
+    evaluate.main(
+        ["lightly", str(path), "--data", "digits", "--protocols", "knn",
+         "--out", str(tmp_path / "out")]
+    )  # fmt: skip
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["model"]["source"] == "lightly"
+    assert found["model"]["dimension"] == 8
+    assert "16" in found["data"]["transform"]
+
+
 def test_two_processes_give_the_report_of_one(report, checkpoint, tmp_path):
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
@@ -126,11 +146,14 @@ def test_two_processes_give_the_report_of_one(report, checkpoint, tmp_path):
         ),
     ],
 )
-def test_a_mistake_is_told_in_one_line(arguments, message, checkpoint, tmp_path):
+def test_a_mistake_is_told_in_one_line(
+    arguments, message, checkpoint, report, tmp_path
+):
     known = {"CONFIG": LINEAR, "CHECKPOINT": checkpoint, "PRETRAIN": PRETRAIN}
     arguments = [str(known.get(argument, argument)) for argument in arguments]
+    arguments += ["--out", str(tmp_path), "--cache", str(report / "features")]
     with pytest.raises(SystemExit, match=message) as stopped:
-        evaluate.main([*arguments, "--out", str(tmp_path)])
+        evaluate.main(arguments)
     assert str(stopped.value).startswith("evaluate.py: ")
     assert "\n" not in str(stopped.value)
 
