@@ -15,6 +15,7 @@ from sklearn.datasets import load_sample_image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
+from varcon_plugin.augment.corrupt import ReplaceCorrupt
 from varcon_plugin.augment.crops import TwoCrops
 from varcon_plugin.lightly import AugmentOnDevice, EpochSeed, SimCLRBatchTransform
 
@@ -135,6 +136,17 @@ def test_augmented_datasets_are_refused():
     views = [torch.zeros(2, 3, 8, 8)] * 2
     with pytest.raises(TypeError, match="views must be uint8"):
         SimCLRBatchTransform()((views, torch.zeros(2)))
+
+
+def test_damaged_files_are_replaced(folder, tmp_path, caplog):
+    path = folder / "0" / "0.jpg"
+    (tmp_path / "class").mkdir()
+    (tmp_path / "class" / "whole.jpg").write_bytes(path.read_bytes())
+    (tmp_path / "class" / "half.jpg").write_bytes(path.read_bytes()[:700])
+    data = ImageFolder(str(tmp_path), loader=str, transform=TwoCrops(8))
+    batches = list(DataLoader(ReplaceCorrupt(data), 1))
+    assert len(batches) == 2
+    assert "half.jpg is not a complete image" in caplog.text
 
 
 def test_lightning_resumes_where_it_stopped(folder, tmp_path):

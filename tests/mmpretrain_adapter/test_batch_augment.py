@@ -87,7 +87,7 @@ def train(
         train_dataloader={
             "batch_size": 4,
             "num_workers": workers,
-            "persistent_workers": False,
+            "persistent_workers": workers > 0,
             "sampler": {"type": "DefaultSampler", "shuffle": True},
             "collate_fn": {"type": "default_collate"},
             "dataset": dataset_config(folder, **crops),
@@ -107,6 +107,8 @@ def train(
         log_level="ERROR",
     )
     runner.train()
+    if workers:
+        runner.train_dataloader._iterator = None  # stops them; gc takes ten seconds
     return runner.model.seen
 
 
@@ -207,6 +209,14 @@ def test_the_seed_decides(folder, tmp_path):
     first = train(folder, tmp_path / "a", epochs=1)
     assert same(first, train(folder, tmp_path / "b", epochs=1))
     assert not same(first, train(folder, tmp_path / "c", epochs=1, seed=4))
+
+
+def test_ranks_augment_differently(folder, tmp_path, monkeypatch):
+    first = train(folder, tmp_path / "a", epochs=1, workers=0)
+    monkeypatch.setattr(varcon_plugin.mmpretrain.batch_augment, "get_rank", lambda: 1)
+    second = train(folder, tmp_path / "b", epochs=1, workers=0)
+    assert torch.equal(first[0][1], second[0][1])  # the sampler is not what differs
+    assert not same(first, second)
 
 
 def test_seeds_are_found_in_wrapped_datasets(folder):

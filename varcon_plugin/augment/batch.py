@@ -53,7 +53,7 @@ class BatchAugment(nn.Module):
     The SimCLR augmentation (https://arxiv.org/abs/2002.05709, appendix A) after the
     crop, with the distribution of mmpretrain's and lightly's per-image transforms:
     every image of every view draws its own parameters, the order of the jitter too.
-    Runs where the batch is, in float32, outside autocast, without gradient.
+    Runs where the batch is, in float32 (also under autocast), without gradient.
 
     The random numbers are drawn on the host from (seed, rank, step) of `restart` and
     the number of calls since, so a batch is the same on any device. Without `restart`,
@@ -174,8 +174,7 @@ class BatchAugment(nn.Module):
         if isinstance(views, Tensor):
             raise TypeError("views must be a sequence of batches, got one tensor")
         generator = torch.Generator().manual_seed(self._next_seed())
-        with torch.autocast(views[0].device.type, enabled=False):
-            return [self._augment(planar(view), generator) for view in views]
+        return [self._augment(planar(view), generator) for view in views]
 
     def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
         parameters = self.draw(len(images), generator)
