@@ -15,7 +15,9 @@ Where the numbers come from:
 """
 
 _base_ = [
-    "mmpretrain::simclr/simclr_resnet50_16xb256-coslr-200e_in1k.py",
+    # or mmpretrain's own CPU augmentation, the same recipe otherwise:
+    # "mmpretrain::simclr/simclr_resnet50_16xb256-coslr-200e_in1k.py",
+    "_base_/simclr_r50_batch_augment.py",
     "_base_/varcon_runtime.py",
 ]
 

@@ -23,11 +23,11 @@ import torch.distributed as dist
 
 from varcon_plugin.evaluation import sources
 from varcon_plugin.evaluation.corruption import SEVERITIES
-from varcon_plugin.evaluation.features import export_features
 from varcon_plugin.evaluation.images import Encoder, Splits
 from varcon_plugin.evaluation.plots import draw_all
 from varcon_plugin.evaluation.report import comparison, markdown_table, write_report
 from varcon_plugin.evaluation.settings import PROTOCOLS, Settings
+from varcon_plugin.evaluation.store import export_features
 from varcon_plugin.evaluation.suite import Evaluation
 
 
@@ -109,7 +109,7 @@ def evaluate(args: argparse.Namespace, device: str) -> dict[str, Any] | None:
     data = read_data(args.data or args.model, args)
     cache = args.cache or args.out / "features"
     evaluation = Evaluation(encoder, data, settings, cache)
-    results = {name: evaluation.run(name) for name in args.protocols}
+    results = {name: run(evaluation, name) for name in args.protocols}
     if evaluation.train is None or evaluation.test is None:
         return None
     for suffix in args.export:
@@ -123,6 +123,13 @@ def evaluate(args: argparse.Namespace, device: str) -> dict[str, Any] | None:
     )
     write_report(report, args.out)
     return report
+
+
+def run(evaluation: Evaluation, protocol: str) -> dict[str, Any] | None:
+    """Run a protocol, and say so: on a terminal, progress bars follow."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{protocol} ...", file=sys.stderr)
+    return evaluation.run(protocol)
 
 
 def read_encoder(args: argparse.Namespace) -> Encoder:

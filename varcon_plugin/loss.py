@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
+from torch.utils.hooks import RemovableHandle
 
 from varcon_plugin.centroids import BatchCentroids, References
 from varcon_plugin.distributed import active_group, agree, world_size
@@ -15,9 +18,27 @@ from varcon_plugin.functional import VarConTerms, normalize
 from varcon_plugin.fused import fused_varcon_terms
 from varcon_plugin.momentum import MomentumCentroids
 
-__all__ = ["VarConLoss"]
+__all__ = ["Observation", "VarConLoss"]
 
 TEMPERATURE_RANGE = (1e-18, 1e18)  # its square and inverse square are float32
+
+
+class Observation(NamedTuple):
+    """What one forward pass compared and found, for `VarConLoss.register_observer`.
+
+    Attributes:
+        embeddings: (N, D), this rank's, unit rows, detached.
+        labels: (N,), int64, as the caller numbers them.
+        references: what the embeddings were compared with.
+        terms: as `VarConLoss.forward_components` returns them.
+        group: the ranks that share the batch; None for this one alone.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    references: References
+    terms: VarConTerms
+    group: ProcessGroup | None
 
 
 class VarConLoss(nn.Module):
@@ -104,6 +125,22 @@ class VarConLoss(nn.Module):
             )
         self.centroids = of_batch if centroids is None else centroids
         self._warned = False
+        self._observers: OrderedDict[int, Callable[[Observation], None]] = OrderedDict()
+
+    def register_observer(
+        self, observer: Callable[[Observation], None]
+    ) -> RemovableHandle:
+        """Call ``observer`` after every forward pass, on every rank.
+
+        It sees what the loss computed, at no further cost, and cannot change it. Under
+        `torch.compile` it breaks the graph, as a forward hook does.
+
+        Returns:
+            A handle whose ``remove()`` ends it.
+        """
+        handle = RemovableHandle(self._observers)
+        self._observers[handle.id] = observer
+        return handle
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss: a scalar, or (N,) with ``reduction="none"``.
@@ -152,7 +189,15 @@ class VarConLoss(nn.Module):
                 present=references.present,
                 own=references.own,
             )
-            return self._reduce(terms, references, world_size(group))
+            terms = self._reduce(terms, references, world_size(group))
+            if self._observers:
+                self._show(Observation(unit.detach(), labels, references, terms, group))
+            return terms
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no types
+    def _show(self, observation: Observation) -> None:
+        for observer in tuple(self._observers.values()):
+            observer(observation)
 
     def _reduce(
         self, terms: VarConTerms, references: References, ranks: int

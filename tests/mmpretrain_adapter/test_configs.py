@@ -1,6 +1,7 @@
 """Every recipe builds and takes two optimiser steps; some numbers are pinned."""
 
 import re
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mmpretrain.registry import MODELS
 
 from varcon_plugin.mmpretrain.launch import prepare
 
+READERS = ("LoadImageFromFile", "TwoCrops")
 RECIPES = sorted(path.name for path in (REPO / "configs").glob("*.py"))
 BASELINES = sorted(
     f"baselines/{path.name}" for path in (REPO / "configs/baselines").glob("*.py")
@@ -34,7 +36,7 @@ def shrink(cfg, image_folder, work_dir):
         cfg[loader].pop("drop_last", None)
         if cfg[loader].dataset.type != "Digits":
             pipeline = cfg[loader].dataset.pipeline
-            if pipeline[0].type != "LoadImageFromFile":  # CIFAR holds its images
+            if pipeline[0].type not in READERS:  # CIFAR holds its images
                 load = [{"type": "LoadImageFromFile"}, {"type": "Resize", "scale": 16}]
                 pipeline = [*load, *pipeline]
             cfg[loader].dataset = {
@@ -88,7 +90,7 @@ def test_config_takes_two_optimiser_steps(name, image_folder, tmp_path, checkpoi
         checkpoints[name] = str(tmp_path / "epoch_1.pth")
 
 
-def test_imagenet_differs_from_simclr_in_the_head_the_batch_split_and_amp():
+def test_imagenet_differs_from_simclr_in_the_head_the_batch_split_amp_and_pipeline():
     ours = Config.fromfile(REPO / "configs" / "varcon_r50_imagenet.py")
     simclr = Config.fromfile(REPO / "tests" / "mmpretrain_adapter" / "simclr_r50.py")
     for key in ("backbone", "neck"):
@@ -96,11 +98,33 @@ def test_imagenet_differs_from_simclr_in_the_head_the_batch_split_and_amp():
     assert ours.optim_wrapper.optimizer == simclr.optim_wrapper.optimizer
     assert ours.optim_wrapper.paramwise_cfg == simclr.optim_wrapper.paramwise_cfg
     assert ours.param_scheduler == simclr.param_scheduler
+    steps = [step.type for step in ours.train_dataloader.dataset.pop("pipeline")]
+    assert steps == ["TwoCrops", "PackInputs"]
+    simclr.train_dataloader.dataset.pop("pipeline")
     assert ours.train_dataloader.dataset == simclr.train_dataloader.dataset
+    assert ours.data_preprocessor.pop("type") == "BatchAugmentDataPreprocessor"
+    simclr.data_preprocessor.pop("type")
+    assert ours.data_preprocessor == simclr.data_preprocessor
     assert ours.train_cfg == simclr.train_cfg
     base = 16 * simclr.train_dataloader.batch_size
     assert 8 * ours.train_dataloader.batch_size == base
     assert ours.auto_scale_lr.base_batch_size == base
+
+
+def test_the_stock_pipeline_is_one_line_away(tmp_path):
+    """Swapping the base for the one that its comment names gives mmpretrain's data."""
+    text = (REPO / "configs" / "varcon_r50_imagenet.py").read_text()
+    stock = '"mmpretrain::simclr/simclr_resnet50_16xb256-coslr-200e_in1k.py",'
+    ours = '"_base_/simclr_r50_batch_augment.py",'
+    assert f"    # {stock}\n    {ours}" in text
+    shutil.copytree(REPO / "configs" / "_base_", tmp_path / "_base_")
+    swapped = tmp_path / "stock.py"
+    swapped.write_text(text.replace(ours, stock))
+    cfg = Config.fromfile(swapped)
+    simclr = Config.fromfile(REPO / "tests" / "mmpretrain_adapter" / "simclr_r50.py")
+    assert cfg.train_dataloader.dataset == simclr.train_dataloader.dataset
+    assert cfg.data_preprocessor == simclr.data_preprocessor
+    assert cfg.model.type == "VarCon"
 
 
 def test_cifar100_is_the_authors_run_with_the_exact_gradient():

@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from varcon_plugin.evaluation.images import Images, Item, Pixels, read_folder
+from varcon_plugin.evaluation.images import Images, Item, Pixels, read_folder, read_rgb
 
 __all__ = [
     "ALEXNET_ERRORS",
@@ -160,13 +159,12 @@ class ReleasedTransform:
 
     def __call__(self, item: Item) -> Tensor:
         """The image in ``item``, (3, 224, 224), uint8, RGB."""
-        image = Image.open(item) if isinstance(item, Path) else Image.fromarray(item)
-        pixels = np.array(image.convert("RGB"))
+        pixels = np.asarray(read_rgb(item))
         top, left = ((side - 224) // 2 for side in pixels.shape[:2])
         if min(top, left) < 0:
             raise ValueError(f"expected 224 pixels a side, got {pixels.shape}: {item}")
         crop = pixels[top : top + 224, left : left + 224]
-        return torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(crop)).permute(2, 0, 1)
 
     def __repr__(self) -> str:
         return "ReleasedTransform(224)"

@@ -1,20 +1,13 @@
-"""Features of an encoder: extracted once, on any number of processes, and kept."""
+"""Features of an encoder, extracted on any number of processes."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -26,31 +19,7 @@ from varcon_plugin.distributed import (
 )
 from varcon_plugin.evaluation.checks import check_finite
 
-__all__ = [
-    "Features",
-    "evaluating",
-    "export_features",
-    "extract_features",
-    "fingerprint",
-    "load_features",
-    "weights_fingerprint",
-]
-
-CACHE_VERSION = "1"
-
-
-class Features(NamedTuple):
-    """Frozen features of a split, on the host.
-
-    Attributes:
-        features: (N, D), float32, in the order of the dataset.
-        labels: (N,) or (N, C), see `varcon_plugin.evaluation.images.Images`.
-        classes: their names.
-    """
-
-    features: Tensor
-    labels: Tensor
-    classes: tuple[str, ...]
+__all__ = ["evaluating", "extract_features"]
 
 
 @contextmanager
@@ -112,11 +81,12 @@ def extract_features(
         batch_size=batch_size,
         num_workers=workers,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # leaves the seeds of a training run alone
     )
     encoder = encoder.to(device)
     collected: list[Tensor] = []
     with evaluating(encoder), autocast(device, amp):
-        for images in track(loader, title, disable=rank != 0, transient=True):
+        for images in shown(loader, title, rank):
             features = encoder(images.to(device, non_blocking=True)).float()
             if features.ndim != 2 or len(features) != len(images):
                 raise ValueError(
@@ -134,60 +104,15 @@ def extract_features(
     return features
 
 
+def shown(loader: Iterable[Tensor], title: str, rank: int) -> Iterable[Tensor]:
+    """``loader`` with a progress bar, on the terminal of rank 0."""
+    console = Console(stderr=True)
+    hidden = rank != 0 or not console.is_terminal
+    return track(loader, title, console=console, disable=hidden, transient=True)
+
+
 def autocast(device: torch.device, enabled: bool) -> torch.autocast:
     """Mixed precision on a GPU; nothing on a CPU, or if not ``enabled``."""
     half = device.type == "cuda" and not torch.cuda.is_bf16_supported()
     dtype = torch.float16 if half else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled and device.type != "cpu")
-
-
-def fingerprint(*parts: object) -> str:
-    """A hash of the ``repr`` of everything that the features depend on."""
-    return hashlib.sha256(repr((CACHE_VERSION, *parts)).encode()).hexdigest()
-
-
-def weights_fingerprint(module: nn.Module) -> str:
-    """A hash of the architecture, every parameter and every buffer of ``module``."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-        digest.update(raw.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def export_features(features: Features, path: Path, about: dict[str, str]) -> None:
-    """Write ``path``.npz or ``path``.safetensors, as its suffix says.
-
-    Both hold the arrays ``features`` and ``labels``; class names and ``about`` are the
-    JSON string array ``about`` of the npz, or the metadata of the safetensors file.
-    The file appears only once it is complete.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    text = about | {"classes": json.dumps(features.classes)}
-    if path.suffix == ".npz":
-        np.savez(
-            temporary,
-            about=np.array(json.dumps(text)),
-            features=features.features.numpy(),
-            labels=features.labels.numpy(),
-        )
-    elif path.suffix == ".safetensors":
-        tensors = {
-            "features": features.features.contiguous(),
-            "labels": features.labels.contiguous(),
-        }
-        save_file(tensors, temporary, text)
-    else:
-        raise ValueError(f"features are exported to .npz or .safetensors, not {path}")
-    temporary.chmod(0o644)  # safetensors' own would keep others from reading it
-    temporary.replace(path)
-
-
-def load_features(path: Path) -> tuple[Features, dict[str, str]]:
-    """Features and ``about`` of a safetensors file of `export_features`."""
-    with safe_open(path, framework="pt") as file:
-        about = dict(file.metadata())
-        features, labels = (file.get_tensor(name) for name in ("features", "labels"))
-    return Features(features, labels, tuple(json.loads(about.pop("classes")))), about

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-__all__ = ["Encoder", "ImageDataset", "Images", "Splits", "read_folder"]
+__all__ = ["Encoder", "ImageDataset", "Images", "Splits", "read_folder", "read_rgb"]
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Item: TypeAlias = Path | Pixels
@@ -105,7 +106,15 @@ class ImageDataset(Dataset[Tensor]):
         if self.corrupt is None:
             return image
         pixels = self.corrupt(image.permute(1, 2, 0).numpy(), index)
-        return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
+        return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+
+
+def read_rgb(item: Item) -> Image.Image:
+    """The image of a file or an array."""
+    if not isinstance(item, Path):
+        return Image.fromarray(item)
+    with Image.open(item) as image:
+        return image.convert("RGB")
 
 
 def read_folder(folder: Path, classes: Sequence[str] | None = None) -> Images:

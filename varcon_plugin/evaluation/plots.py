@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from varcon_plugin.evaluation.clustering import class_linkage
-from varcon_plugin.evaluation.features import Features
+from varcon_plugin.evaluation.store import Features
 
 __all__ = [
     "draw_all",
@@ -139,7 +139,7 @@ def draw_confusion(
     if named:
         axes.set_xticks(range(len(classes)), classes, rotation=90)
         axes.set_yticks(range(len(classes)), classes)
-        for row, column in np.argwhere(shares >= 0.5):
+        for row, column in np.argwhere(shares > 0.5):
             share = shares[row, column]
             colour = "white" if share > 60 else "black"
             axes.text(

@@ -8,11 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from varcon_plugin.digits import load_digits_split
-from varcon_plugin.evaluation.images import Encoder, Images, Item, Splits, read_folder
+from varcon_plugin.evaluation.images import (
+    Encoder,
+    Images,
+    Item,
+    Splits,
+    read_folder,
+    read_rgb,
+)
 from varcon_plugin.evaluation.weights import fill, read_weights
 
 __all__ = ["ImageTransform", "NormalizedEncoder", "digits", "folder", "timm_encoder"]
@@ -59,8 +65,7 @@ class ImageTransform:
 
     def __call__(self, item: Item) -> Tensor:
         """``item`` as the encoder takes it."""
-        image = Image.open(item) if isinstance(item, Path) else Image.fromarray(item)
-        tensor: Tensor = self.transform(image.convert("RGB"))
+        tensor: Tensor = self.transform(read_rgb(item))
         return tensor
 
     def __repr__(self) -> str:

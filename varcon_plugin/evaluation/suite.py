@@ -28,14 +28,7 @@ from varcon_plugin.evaluation.corruption import (
     mean_corruption_error,
     read_released,
 )
-from varcon_plugin.evaluation.features import (
-    Features,
-    export_features,
-    extract_features,
-    fingerprint,
-    load_features,
-    weights_fingerprint,
-)
+from varcon_plugin.evaluation.features import extract_features
 from varcon_plugin.evaluation.few_shot import few_shot
 from varcon_plugin.evaluation.images import Encoder, ImageDataset, Images, Splits
 from varcon_plugin.evaluation.knn import knn_accuracy
@@ -43,6 +36,13 @@ from varcon_plugin.evaluation.linear import LinearResult, linear_probe, top1
 from varcon_plugin.evaluation.metrics import mean_per_class
 from varcon_plugin.evaluation.report import SCHEMA_VERSION
 from varcon_plugin.evaluation.settings import PROTOCOLS, Settings
+from varcon_plugin.evaluation.store import (
+    Features,
+    export_features,
+    fingerprint,
+    load_features,
+    weights_fingerprint,
+)
 from varcon_plugin.evaluation.transfer import customary_metric, transfer
 
 __all__ = ["Evaluation"]
@@ -84,10 +84,9 @@ class Evaluation:
             raise ValueError(
                 f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}"
             )
+        _, test = self.train, self.test  # on every rank, whatever rank 0 finds
         collective = protocol in ("corruption", "transfer")
-        if self.train is None or self.test is None:  # not rank 0
-            return methods[protocol]() if collective else None
-        return methods[protocol]()
+        return None if test is None and not collective else methods[protocol]()
 
     @cached_property
     def train(self) -> Features | None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from varcon_plugin.evaluation.checks import check_features, check_finite
+from varcon_plugin.evaluation.checks import check_finite, check_split
 from varcon_plugin.evaluation.linear import (
     Metric,
     select_and_fit,
@@ -87,7 +87,7 @@ def transfer(
 
     Raises:
         ValueError: an unknown metric or one that does not fit the labels, or as
-            `check_features`.
+            `check_split`.
     """
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {', '.join(METRICS)}, got {metric!r}")
@@ -103,7 +103,7 @@ def transfer(
         if labels.ndim == 2:
             check_finite(features, name)
         else:
-            check_features(features, labels, name)
+            check_split(*train, features, labels)
     if validation is None:
         features, labels = train
         held_out = random_mask(labels, seed)

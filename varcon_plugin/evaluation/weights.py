@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from varcon_plugin.checkpoint import load_state_dict
@@ -21,6 +20,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ValueError: as `load_state_dict`.
     """
     if path.suffix == ".safetensors" and path.is_file():
+        from safetensors.torch import load_file  # of the eval extra
+
         return load_file(path)
     return load_state_dict(path)
 

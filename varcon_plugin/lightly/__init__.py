@@ -1,6 +1,20 @@
 """VarCon for lightly (https://docs.lightly.ai): the loss and a LightningModule."""
 
+from varcon_plugin.lightly.batch_augment import (
+    AugmentOnDevice,
+    EpochSeed,
+    SimCLRBatchTransform,
+)
+from varcon_plugin.lightly.diagnostics_callback import VarConDiagnosticsCallback
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.lightly.module import VarCon, transform
 
-__all__ = ["VarCon", "VarConLoss", "transform"]
+__all__ = [
+    "AugmentOnDevice",
+    "EpochSeed",
+    "SimCLRBatchTransform",
+    "VarCon",
+    "VarConDiagnosticsCallback",
+    "VarConLoss",
+    "transform",
+]

@@ -10,13 +10,20 @@ from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.algorithm import VarCon
 from varcon_plugin.mmpretrain.backbone import TIMMEncoder
 from varcon_plugin.mmpretrain.baselines import ClassifierHead, LossHead
+from varcon_plugin.mmpretrain.batch_augment import (
+    BatchAugmentDataPreprocessor,
+    EpochSeedHook,
+    TwoCrops,
+)
 from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.datasets import Digits
+from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
 from varcon_plugin.mmpretrain.head import VarConHead
 from varcon_plugin.mmpretrain.hooks import (
     LabelCheckHook,
     PretrainedCheckHook,
 )
+from varcon_plugin.mmpretrain.knn_hook import KNNHook
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.momentum import MomentumCentroids
 
@@ -24,10 +31,13 @@ for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss)
     MODELS.register_module(module=module)
 
 __all__ = [
+    "BatchAugmentDataPreprocessor",
     "CPUDistributedDataParallel",
     "ClassBalancedSampler",
     "ClassifierHead",
     "Digits",
+    "EpochSeedHook",
+    "KNNHook",
     "LabelCheckHook",
     "LossHead",
     "MetricLearningLoss",
@@ -35,7 +45,9 @@ __all__ = [
     "PretrainedCheckHook",
     "PrototypeLoss",
     "TIMMEncoder",
+    "TwoCrops",
     "VarCon",
+    "VarConDiagnosticsHook",
     "VarConHead",
     "VarConLoss",
 ]

@@ -161,7 +161,11 @@ def read_dataset(config: dict[str, Any]) -> Images:
     """Files (or arrays) and labels of a dataset config, without its pipeline."""
     while "dataset" in config:  # RepeatDataset and the like
         config = config["dataset"]
-    dataset = DATASETS.build({**config, "pipeline": []})
+    try:
+        dataset = DATASETS.build({**config, "pipeline": []})
+    except ValueError as error:  # numpy's, of an empty list
+        message = f"cannot read the dataset {config['type']} (is it empty?): {error}"
+        raise ValueError(message) from error
     samples = [dataset.get_data_info(index) for index in range(len(dataset))]
     classes = dataset.metainfo.get("classes")
     labels = [sample["gt_label"] for sample in samples]

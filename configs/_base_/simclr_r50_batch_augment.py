@@ -1,0 +1,16 @@
+"""mmpretrain's SimCLR ResNet-50 recipe with its augmentation on the device.
+
+Data workers decode and crop; flip, colour jitter, grayscale, blur and normalisation run
+on the batch, with the same distribution, at several times the images a second for each
+CPU core (docs/data.md). A damaged image is logged and replaced; crops and augmentation
+follow from the seed, also after a resume.
+"""
+
+_base_ = "mmpretrain::simclr/simclr_resnet50_16xb256-coslr-200e_in1k.py"
+
+data_preprocessor = dict(type="BatchAugmentDataPreprocessor")
+train_dataloader = dict(
+    pin_memory=True,
+    dataset=dict(pipeline=[dict(type="TwoCrops"), dict(type="PackInputs")]),
+)
+default_hooks = dict(epoch_seed=dict(type="EpochSeedHook"))

@@ -1,0 +1,91 @@
+"""Features in files, found again by a fingerprint of what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+__all__ = [
+    "Features",
+    "export_features",
+    "fingerprint",
+    "load_features",
+    "weights_fingerprint",
+]
+
+CACHE_VERSION = "1"
+
+
+class Features(NamedTuple):
+    """Frozen features of a split, on the host.
+
+    Attributes:
+        features: (N, D), float32, in the order of the dataset.
+        labels: (N,) or (N, C), see `varcon_plugin.evaluation.images.Images`.
+        classes: their names.
+    """
+
+    features: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+
+
+def fingerprint(*parts: object) -> str:
+    """A hash of the ``repr`` of everything that the features depend on."""
+    return hashlib.sha256(repr((CACHE_VERSION, *parts)).encode()).hexdigest()
+
+
+def weights_fingerprint(module: nn.Module) -> str:
+    """A hash of the architecture, every parameter and every buffer of ``module``."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in sorted([*module.named_parameters(), *module.named_buffers()]):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(raw.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def export_features(features: Features, path: Path, about: dict[str, str]) -> None:
+    """Write ``path``.npz or ``path``.safetensors, as its suffix says.
+
+    Both hold the arrays ``features`` and ``labels``; class names and ``about`` are the
+    JSON string array ``about`` of the npz, or the metadata of the safetensors file.
+    The file appears only once it is complete.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    text = about | {"classes": json.dumps(features.classes)}
+    if path.suffix == ".npz":
+        np.savez(
+            temporary,
+            about=np.array(json.dumps(text)),
+            features=features.features.numpy(),
+            labels=features.labels.numpy(),
+        )
+    elif path.suffix == ".safetensors":
+        tensors = {
+            "features": features.features.contiguous(),
+            "labels": features.labels.contiguous(),
+        }
+        save_file(tensors, temporary, text)
+    else:
+        raise ValueError(f"features are exported to .npz or .safetensors, not {path}")
+    temporary.chmod(0o644)  # safetensors' own would keep others from reading it
+    temporary.replace(path)
+
+
+def load_features(path: Path) -> tuple[Features, dict[str, str]]:
+    """Features and ``about`` of a safetensors file of `export_features`."""
+    with safe_open(path, framework="pt") as file:
+        about = dict(file.metadata())
+        features, labels = (file.get_tensor(name) for name in ("features", "labels"))
+    return Features(features, labels, tuple(json.loads(about.pop("classes")))), about
