@@ -9,8 +9,6 @@ follow from the seed, also after a resume.
 _base_ = "mmpretrain::simclr/simclr_resnet50_16xb256-coslr-200e_in1k.py"
 
 data_preprocessor = dict(type="BatchAugmentDataPreprocessor")
-train_dataloader = dict(
-    pin_memory=True,
-    dataset=dict(pipeline=[dict(type="TwoCrops"), dict(type="PackInputs")]),
-)
+train_pipeline = [dict(type="TwoCrops"), dict(type="PackInputs")]
+train_dataloader = dict(pin_memory=True, dataset=dict(pipeline=train_pipeline))
 default_hooks = dict(epoch_seed=dict(type="EpochSeedHook"))

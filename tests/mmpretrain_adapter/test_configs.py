@@ -63,9 +63,13 @@ def small_crops(steps):
     if not isinstance(steps, dict):
         return steps
     small = {key: small_crops(value) for key, value in steps.items()}
-    size = {"RandomResizedCrop": "scale", "CenterCrop": "crop_size"}
+    size = {
+        "RandomResizedCrop": "scale",
+        "TwoCrops": "scale",
+        "CenterCrop": "crop_size",
+    }
     if (key := size.get(small.get("type"))) is not None:
-        small[key] = 32 if small[key] > 32 else 16
+        small[key] = 32 if small.get(key, 224) > 32 else 16
     return small
 
 
