@@ -172,6 +172,7 @@ def draw(
         for colour, row in zip(COLOURS, summary["rows"], strict=False):
             points(axis, row["method"], colour, row["curve"])
         axis.set(xlabel="epoch", ylabel="k-NN top-1 (%)")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend()
     else:
         figure = Figure(figsize=(12, 4.5), layout="constrained")
