@@ -70,8 +70,7 @@ def batch_sizes(
 
 
 SMALL, LARGE = "small", "large"  # networks for two cores, and for GPUs
-# Small data sets: at 256, SupCon does not leave its start in the 100 steps of the digits
-MANY_STEPS = 64
+MANY_STEPS = 64  # at 256 SupCon does not leave its start in 20 epochs of the digits
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
     "batch-size": {
         scale: Experiment(
