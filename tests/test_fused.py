@@ -31,7 +31,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiles that divide neither the classes nor the samples of the tests."""
     monkeypatch.setattr(fused, "TILE_COLUMNS", 11)
     monkeypatch.setattr(fused, "MIN_TILE_ROWS", 9)
-    monkeypatch.setattr(fused, "TILE_BYTES_PER_CORE", 0)
+    monkeypatch.setattr(fused, "TILE_BYTES_PER_THREAD", 0)
 
 
 def assert_equals_specification(

@@ -1,7 +1,6 @@
 """The pictures, from records that the monitor wrote."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,13 +11,29 @@ import torch
 from varcon_plugin import VarConLoss
 from varcon_plugin.monitor import DiagnosticsMonitor
 
-TOOL = Path(__file__).parents[1] / "tools" / "plot_diagnostics.py"
+TOOLS = Path(__file__).parents[1] / "tools"
 PICTURES = ["centroids", "confidence", "geometry", "loss", "tau2"]
 
 
-def plot(folder):
-    command = [sys.executable, "-W", "error", str(TOOL), str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import plot_diagnostics
+
+    return plot_diagnostics
+
+
+@pytest.fixture
+def plot(tool, monkeypatch, capsys):
+    """``plot(folder)``: what the tool prints."""
+
+    def run(folder):
+        argv = ["plot_diagnostics.py", str(folder), "--dpi", "30"]
+        monkeypatch.setattr(sys, "argv", argv)
+        tool.main()
+        return capsys.readouterr().out
+
+    return run
 
 
 def record(folder, *, epochs, epsilon=0.02, labels=None):
@@ -35,13 +50,11 @@ def record(folder, *, epochs, epsilon=0.02, labels=None):
         monitor.end_epoch(epoch)
 
 
-def test_every_run_below_the_folder_gets_its_pictures(tmp_path):
+def test_every_run_below_the_folder_gets_its_pictures(plot, tmp_path):
     folders = [tmp_path / "version_0" / "diagnostics", tmp_path / "b" / "diagnostics"]
     record(folders[0], epochs=20)
     record(folders[1], epochs=1)
-    done = plot(tmp_path)
-    assert done.stderr == ""
-    assert done.stdout.count("epoch  tau2 mean") == 2
+    assert plot(tmp_path).count("epoch  tau2 mean") == 2
     for folder in folders:
         assert sorted(path.stem for path in folder.glob("*.png")) == PICTURES
         for path in folder.glob("*.png"):
@@ -50,34 +63,27 @@ def test_every_run_below_the_folder_gets_its_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("odd", [{"epsilon": 0.0}, {"labels": torch.arange(12)}])
-def test_records_without_a_range_or_without_classmates_are_drawn(tmp_path, odd):
+def test_records_without_a_range_or_without_classmates_are_drawn(plot, tmp_path, odd):
     record(tmp_path, epochs=2, **odd)
-    done = plot(tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert plot(tmp_path).count(".png") == 5
 
 
-def test_without_stored_epochs_the_curves_remain(tmp_path):
+def test_without_stored_epochs_the_curves_remain(plot, tmp_path):
     record(tmp_path, epochs=2)
     for path in tmp_path.glob("*.npz"):
         path.unlink()
-    done = plot(tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "centroids.png needs stored epochs" in done.stdout
+    assert "centroids.png needs stored epochs" in plot(tmp_path)
     assert sorted(path.stem for path in tmp_path.glob("*.png")) == PICTURES[1:]
 
 
-def test_steps_that_a_resumed_run_measured_again_count_once(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOL.parent))
-    from plot_diagnostics import load
-
+def test_steps_that_a_resumed_run_measured_again_count_once(tool, tmp_path):
     lines = [{"step": s, "loss": v} for s, v in ((1, 4), (2, 3), (3, 9), (2, 7))]
     (tmp_path / "scalars.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    scalars = load(tmp_path).scalars
+    scalars = tool.load(tmp_path).scalars
     assert scalars["step"].tolist() == [1, 2, 3]
     assert scalars["loss"].tolist() == [4, 7, 9]
 
 
-def test_a_folder_without_records_is_an_error_that_says_what_to_do(tmp_path):
-    done = plot(tmp_path)
-    assert done.returncode == 1
-    assert "train with VarConDiagnosticsHook" in done.stderr
+def test_a_folder_without_records_is_an_error_that_says_what_to_do(plot, tmp_path):
+    with pytest.raises(SystemExit, match="train with VarConDiagnosticsHook"):
+        plot(tmp_path)

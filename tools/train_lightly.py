@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.evaluation.linear import linear_probe
-from varcon_plugin.lightly import VarCon
+from varcon_plugin.lightly import VarCon, VarConDiagnosticsCallback
 from varcon_plugin.lightly.data import Datasets, create_datasets
 from varcon_plugin.lightly.evaluation import dataset_features
 
@@ -166,6 +166,7 @@ def create_trainer(args: argparse.Namespace) -> Trainer:
         callbacks=[
             ModelCheckpoint(out / "checkpoints", "{epoch:04d}", save_last="link"),
             LearningRateMonitor(),
+            VarConDiagnosticsCallback(directory=out / "diagnostics"),
         ],
     )
 

@@ -123,10 +123,15 @@ def class_table(
     ``num_classes`` are ranked first. Both numbers are known to the host and to every
     rank. ``sizes`` are the batch sizes of the ranks; empty if not known.
     """
-    samples = sum(sizes) if group is not None else len(labels)
+    samples = len(labels) if group is None else sum(sizes)
     unknown = group is not None and not sizes
     exact = num_classes is None
-    if num_classes is not None and (num_classes <= samples or unknown):
+    if unknown and num_classes is None:
+        raise ValueError(
+            "num_classes must be given across ranks under torch.compile, which leaves "
+            "the batch sizes of the other ranks unknown; got None"
+        )
+    if num_classes is not None and (unknown or num_classes <= samples):
         targets = labels
         classes = torch.arange(num_classes, device=labels.device)
     else:

@@ -28,9 +28,10 @@ from varcon_plugin.functional import (
 
 __all__ = ["fused_varcon_terms"]
 
-TILE_COLUMNS = 1024  # classes whose logits are held at a time
-TILE_BYTES_PER_CORE = 2**21  # of logits: about a core's share of the cache
-TILE_BYTES_ON_DEVICE = 2**26  # of logits, on an accelerator: worth a kernel launch
+TILE_COLUMNS = 2**10  # classes whose logits are held at a time
+TILE_BYTES_PER_THREAD = 2**21  # of logits: about a core's share of the cache
+DEVICE_TILE_COLUMNS = 2**14  # the same on an accelerator: worth a kernel launch
+DEVICE_TILE_BYTES = 2**26
 MIN_TILE_ROWS = 64  # fewer leave the matrix product idle
 
 
@@ -251,10 +252,10 @@ def _tile_shape(
     embeddings: Tensor, num_classes: int, whole_rows: bool
 ) -> tuple[int, int]:
     """How many samples and classes to hold the logits of at a time."""
-    columns = _even(num_classes, num_classes if whole_rows else TILE_COLUMNS)
-    size = TILE_BYTES_ON_DEVICE
+    limit, size = DEVICE_TILE_COLUMNS, DEVICE_TILE_BYTES
     if embeddings.device.type == "cpu" and not torch.compiler.is_compiling():
-        size = TILE_BYTES_PER_CORE * torch.get_num_threads()
+        limit, size = TILE_COLUMNS, TILE_BYTES_PER_THREAD * torch.get_num_threads()
+    columns = num_classes if whole_rows else _even(num_classes, limit)
     rows = size // (columns * embeddings.element_size())
     return _even(len(embeddings), max(MIN_TILE_ROWS, rows)), columns
 

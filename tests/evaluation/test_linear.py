@@ -2,7 +2,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from varcon_plugin.evaluation.linear import linear_probe, stratified_mask
+from varcon_plugin.evaluation.linear import (
+    linear_probe,
+    select_and_fit,
+    stratified_mask,
+)
 from varcon_plugin.evaluation.logistic import fit_logistic
 
 
@@ -70,6 +74,21 @@ def test_chooses_the_best_c_on_the_held_out_part_the_smaller_of_equals(split):
     result = linear_probe(*split, cs=(1e-6, 1e-2, 1.0))
     best = max(result.validation_top1.values())
     assert min(c for c, v in result.validation_top1.items() if v == best) == result.C
+
+
+def test_held_out_images_do_not_teach(split):
+    train, labels, _, _ = split
+    held_out = stratified_mask(labels, 0.2, seed=0)
+    other = train.clone()
+    other[held_out.nonzero()[0]] *= 100
+
+    def validation_scores(features):
+        seen = []
+        metric = lambda scores, _: seen.append(scores) or 0.0  # noqa: E731
+        select_and_fit(features, labels, metric=metric, held_out=held_out, cs=[0.1])
+        return seen[0]
+
+    assert torch.equal(validation_scores(other)[1:], validation_scores(train)[1:])
 
 
 def test_seed_fixes_the_held_out_part():

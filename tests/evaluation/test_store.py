@@ -60,6 +60,22 @@ def test_weights_change_their_fingerprint():
     assert len(fingerprints) == 4
 
 
+class Holder(nn.Module):
+    def __init__(self, **parameters):
+        super().__init__()
+        for name, value in parameters.items():
+            setattr(self, name, nn.Parameter(value))
+
+
+def test_shapes_types_and_names_change_the_fingerprint():
+    half = torch.zeros(4, 3, dtype=torch.bfloat16)
+    holders = (
+        Holder(a=torch.zeros(2, 3)), Holder(a=torch.zeros(3, 2)),
+        Holder(b=torch.zeros(2, 3)), Holder(a=half),
+    )  # fmt: skip
+    assert len({weights_fingerprint(holder) for holder in holders}) == 4
+
+
 def test_images_change_their_fingerprint(tmp_path):
     path = tmp_path / "a.png"
     Image.new("RGB", (4, 4)).save(path)
