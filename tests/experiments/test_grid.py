@@ -43,7 +43,9 @@ def test_the_learning_rate_follows_the_batch_size(place):
 
 def test_methods_differ_in_what_they_say(place):
     first, *_ = cells(EXPERIMENTS["temperature"][SMALL], [0], [0.05])
-    assert cell_config(first, place).model.head.loss.epsilon == 0.05
+    cfg = cell_config(first, place)
+    assert cfg.model.head.loss.epsilon == 0.05
+    assert cfg.train_dataloader.batch_size == 64  # declared for small data
     grid = cells(EXPERIMENTS["small-batch"][SMALL], [0], [32])
     losses = {c.method.name: cell_config(c, place).model.head.loss for c in grid}
     assert losses["VarCon, leave-one-out"].leave_one_out

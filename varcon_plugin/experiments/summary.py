@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student_t
 
 from varcon_plugin.evaluation.report import markdown_table
@@ -172,6 +173,7 @@ def draw(
         for colour, row in zip(COLOURS, summary["rows"], strict=False):
             points(axis, row["method"], colour, row["curve"])
         axis.set(xlabel="epoch", ylabel="k-NN top-1 (%)")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
     else:
         figure = Figure(figsize=(12, 4.5), layout="constrained")
