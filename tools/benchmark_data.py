@@ -50,33 +50,28 @@ STOCK = ".mim/configs/_base_/datasets/imagenet_bs32_simclr.py"
 Task = Callable[[], Any]
 
 
-class Files:
-    """The images to read, and what the pipelines make of one."""
-
-    def __init__(self, folder: Path, count: int) -> None:
-        found = sorted(
-            p for p in folder.rglob("*") if p.suffix.lower() in (".jpeg", ".jpg")
-        )
-        if not found:
-            raise SystemExit(f"benchmark_data.py: no JPEGs in {folder}")
-        step = max(1, len(found) // count)
-        self.paths = [str(path) for path in found[::step][:count]]
-        self.data = [Path(path).read_bytes() for path in self.paths]
-
-    def each(self, function: Callable[[Any], Any], items: Iterable[Any]) -> Task:
-        """A task that applies ``function`` to all ``items`` in turn."""
-        items = list(items)
-        return lambda: [function(item) for item in items]
-
-    def batches(
-        self, function: Callable[[str], Any], collate: Callable[[Any], Any], size: int
-    ) -> Task:
-        """A task that loads all files and collates batches of ``size``."""
-        parts = [self.paths[i : i + size] for i in range(0, len(self.paths), size)]
-        return lambda: [collate([function(path) for path in part]) for part in parts]
+def find_images(folder: Path, count: int) -> list[str]:
+    """``count`` JPEGs, spread over the folder."""
+    found = sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg")
+    )
+    if not found:
+        raise SystemExit(f"benchmark_data.py: no JPEGs in {folder}")
+    return [str(path) for path in found[:: max(1, len(found) // count)][:count]]
 
 
-def pipelines(files: Files, batch: int) -> dict[str, Task]:
+def each(function: Callable[[Any], Any], items: Iterable[Any]) -> Task:
+    """A task that applies ``function`` to all ``items``."""
+    items = list(items)
+
+    def task() -> None:
+        for item in items:
+            function(item)
+
+    return task
+
+
+def pipelines(paths: list[str], batch: int) -> dict[str, Task]:
     """What a data worker does with each image, in five ways."""
     stock = Config.fromfile(Path(mmpretrain.__file__).parent / STOCK).train_pipeline
     ours = [{"type": "TwoCrops", "scale": SIZE}, {"type": "PackInputs"}]
@@ -100,22 +95,27 @@ def pipelines(files: Files, batch: int) -> dict[str, Task]:
     def opened(path: str) -> Image.Image:
         return Image.open(path).convert("RGB")
 
+    def twice(image: Image.Image) -> list[Tensor]:
+        return [view(image), view(image)]
+
     tasks = {
         "mmpretrain, SimCLR": (lambda p: mm(sample(p)), mm_collate),
-        "torchvision, SimCLR": (
-            lambda p: [view(opened(p)) for _ in "ab"],
-            default_collate,
-        ),
+        "torchvision, SimCLR": (lambda p: twice(opened(p)), default_collate),
         "lightly, SimCLRTransform": (lambda p: lightly(opened(p)), default_collate),
         "ours in mmpretrain": (lambda p: mm_ours(sample(p)), mm_collate),
         "ours in lightly": (crops, default_collate),
     }
-    return {name: files.batches(*task, batch) for name, task in tasks.items()}
+    parts = [paths[i : i + batch] for i in range(0, len(paths), batch)]
+    return {
+        name: each(lambda part, f=load, c=collate: c([f(path) for path in part]), parts)
+        for name, (load, collate) in tasks.items()
+    }
 
 
-def stages(files: Files) -> dict[str, Task]:
+def stages(paths: list[str]) -> dict[str, Task]:
     """Where the time goes, for both views of an image."""
-    decoded = [decode(data) for data in files.data]
+    data = [Path(path).read_bytes() for path in paths]
+    decoded = [decode(encoded) for encoded in data]
     boxed = [(im, [crop_box(*im.shape[1:]) for _ in "ab"]) for im in decoded]
     views = [[resized_crop(im, box, (SIZE, SIZE)) for box in bs] for im, bs in boxed]
     arrays = [
@@ -138,21 +138,21 @@ def stages(files: Files) -> dict[str, Task]:
             np.array(part.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
     tasks: dict[str, Task] = {
-        "read the file": files.each(lambda p: Path(p).read_bytes(), files.paths),
-        "decode (ours)": files.each(decode, files.data),
-        "decode, OpenCV": files.each(decode_opencv, files.data),
-        "decode, Pillow": files.each(decode_pillow, files.data),
-        "decode, scaled where both crops allow": files.each(decode_scaled, files.data),
-        "crop and resize (ours)": files.each(
+        "read the file": each(lambda p: Path(p).read_bytes(), paths),
+        "decode (ours)": each(decode, data),
+        "decode, OpenCV": each(decode_opencv, data),
+        "decode, Pillow": each(decode_pillow, data),
+        "decode, scaled where both crops allow": each(decode_scaled, data),
+        "crop and resize (ours)": each(
             lambda item: [resized_crop(item[0], box, (SIZE, SIZE)) for box in item[1]],
             boxed,
         ),
-        "crop and resize, Pillow": files.each(pillow_resize, boxed),
+        "crop and resize, Pillow": each(pillow_resize, boxed),
         "collate (ours)": lambda: default_collate(packed),
     }
     for name, step in stock.items():
         built = on_arrays(TRANSFORMS.build(step))
-        tasks[f"mmpretrain's {name}"] = files.each(built, arrays)
+        tasks[f"mmpretrain's {name}"] = each(built, arrays)
     return tasks
 
 
@@ -232,14 +232,17 @@ def synchronised(task: Task) -> Task:
 def measure(
     tasks: dict[str, Task], rounds: int, what: str, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
-    """Seconds of each task in each round, the tasks in turns; a first one warms up."""
+    """Seconds of each task in each round, the tasks in turns.
+
+    A task runs once before it is timed, for a worker does nothing else.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
-    for round_ in track(range(rounds + 1), what, transient=True):
+    for _ in track(range(rounds), what, transient=True):
         for name, task in tasks.items():
+            task()
             start = clock()
             task()
-            if round_:
-                seconds[name].append(clock() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 
@@ -264,7 +267,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=128, help="how many to read")
+    parser.add_argument("--images", type=int, default=64, help="how many to read")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, default=0, help="which to run on")
@@ -281,13 +284,13 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, torch {torch.__version__}"
     )
 
-    files = Files(args.folder, args.images)
-    count = len(files.paths)
+    paths = find_images(args.folder, args.images)
+    count = len(paths)
     workers = measure(
-        pipelines(files, args.batch), args.rounds, "pipelines", time.process_time
+        pipelines(paths, args.batch), args.rounds, "pipelines", time.process_time
     )
     show(console, "In a data worker, one core", workers, count, "mmpretrain, SimCLR")
-    parts = measure(stages(files), args.rounds, "stages", time.process_time)
+    parts = measure(stages(paths), args.rounds, "stages", time.process_time)
     show(console, "By stage, both views", parts, count, "decode (ours)")
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     batch = measure(on_device(device, args.batch), args.rounds, "batch", clock)
