@@ -194,9 +194,10 @@ class VarConLoss(nn.Module):
                 self._show(Observation(unit.detach(), labels, references, terms, group))
             return terms
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # torch has no types
     def _show(self, observation: Observation) -> None:
         for observer in tuple(self._observers.values()):
+            if torch.compiler.is_compiling():  # as a decorator it loads the compiler
+                observer = torch.compiler.disable(observer)  # type: ignore[no-untyped-call]
             observer(observation)
 
     def _reduce(
