@@ -60,6 +60,13 @@ def test_severities_are_those_of_imagenet_c():
         assert np.ptp(flat) == pytest.approx(63 * factor, abs=1)
 
 
+def test_a_small_image_that_no_drop_hits_stays_as_it_is():
+    """The library divides 0 by 0 there: a black image, and a warning."""
+    grey = np.full((32, 32, 3), 100, dtype=np.uint8)
+    assert np.array_equal(Corruption("spatter", 1)(grey, 17), grey)
+    assert not np.array_equal(Corruption("spatter", 1)(grey, 18), grey)
+
+
 def test_images_below_32_pixels_are_corrupted_enlarged():
     tiny = np.full((8, 8, 3), 100, dtype=np.uint8)
     bright = Corruption("brightness", 1)(tiny, 0)

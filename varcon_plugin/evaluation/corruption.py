@@ -127,8 +127,11 @@ class Corruption(NamedTuple):
         entropy = [self.seed, position, self.severity, index]
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         own = {"seed": seed} if self.name in OWN_SEED else {}
-        with numpy_seed(seed):
-            corrupted = corrupt(large, self.severity, self.name, **own)
+        try:
+            with numpy_seed(seed), np.errstate(invalid="raise"):
+                corrupted = corrupt(large, self.severity, self.name, **own)
+        except FloatingPointError:  # 0 / 0: no drop of spatter hit this small image
+            corrupted = large
         if factor == 1:
             return np.asarray(corrupted, dtype=np.uint8)
         height, width = pixels.shape[:2]
