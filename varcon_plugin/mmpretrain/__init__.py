@@ -20,6 +20,7 @@ from varcon_plugin.mmpretrain.hooks import (
     PretrainedCheckHook,
 )
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
+from varcon_plugin.mmpretrain.speed import CompileHook
 from varcon_plugin.momentum import MomentumCentroids
 
 MODELS.register_module(module=VarConLoss)
@@ -29,6 +30,7 @@ __all__ = [
     "BatchAugmentDataPreprocessor",
     "CPUDistributedDataParallel",
     "ClassBalancedSampler",
+    "CompileHook",
     "Digits",
     "EpochSeedHook",
     "LabelCheckHook",
