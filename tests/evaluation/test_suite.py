@@ -16,6 +16,7 @@ from varcon_plugin.evaluation.plots import draw_all
 from varcon_plugin.evaluation.report import comparison, flatten, render, write_report
 from varcon_plugin.evaluation.settings import PROTOCOLS, Settings
 from varcon_plugin.evaluation.sources import digits
+from varcon_plugin.evaluation.store import Features
 
 SCHEMA = json.loads(Path(suite.__file__).with_name("report.schema.json").read_text())
 
@@ -126,6 +127,17 @@ def test_numbers_are_plausible(report):
     assert len(corruption["results"]) == 15 * 2
     assert corruption["mce"] is None
     assert corruption["mean_top1"] < corruption["clean_top1"]
+
+
+def test_pictures_of_many_classes(tmp_path):
+    labels = torch.arange(120).repeat(2)
+    features = torch.randn(240, 8)
+    classes = tuple(f"n{label:08}" for label in range(120))
+    test = Features(features, labels, classes)
+    names = draw_all({"linear": {}, "clustering": {}}, test, labels.flip(0), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == set(names)
+    with Image.open(tmp_path / "dendrogram.png") as image:
+        assert 2000 < image.height < 3000  # 100 leaves, not 120
 
 
 def test_comparison_puts_reports_side_by_side(report):

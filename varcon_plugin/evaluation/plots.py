@@ -232,7 +232,8 @@ def draw_dendrogram(
         leaf_font_size=9 if leaves <= 40 else 7,
     )
     axes.set_xlabel("distance (Ward)")
-    axes.set_title("Class means of the test features")
+    more = ", (n): n classes" if len(present) > MOST_LEAVES else ""
+    axes.set_title(f"Class means of the test features{more}")
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
     figure.savefig(path, dpi=DPI)
