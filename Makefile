@@ -25,7 +25,8 @@ quickstart: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/quickstart.py
 
 test: install
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
