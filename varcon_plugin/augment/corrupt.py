@@ -15,6 +15,8 @@ __all__ = ["CorruptImageError", "CorruptImages", "ReplaceCorrupt"]
 
 logger = logging.getLogger(__name__)
 
+MAX_DRAWS = 1000  # for one image; ``max_corrupt`` ends the run long before
+
 
 class CorruptImageError(Exception):
     """A file is not a complete image."""
@@ -98,7 +100,7 @@ class ReplaceCorrupt(Dataset[Any]):
         Raises:
             RuntimeError: more than ``max_corrupt`` files are damaged.
         """
-        for _ in range(len(self.dataset)):
+        for _ in range(MAX_DRAWS):
             try:
                 return self.dataset[index]
             except CorruptImageError as error:
@@ -106,4 +108,4 @@ class ReplaceCorrupt(Dataset[Any]):
                 if message:
                     logger.error(message)
             index = random.randrange(len(self.dataset))
-        raise RuntimeError(f"no undamaged image in {len(self.dataset)} draws")
+        raise RuntimeError(f"no undamaged image in {MAX_DRAWS} draws")
