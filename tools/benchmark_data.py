@@ -168,18 +168,12 @@ def decode_pillow(data: bytes) -> Any:
 
 def decode_scaled(data: bytes) -> Any:
     """At 1/2, 1/4 or 1/8 where libjpeg then still leaves both crops large enough."""
-    try:
-        height, width, *_ = decode_jpeg_header(data)
-        side = min(min(crop_box(height, width)[2:]) for _ in "ab")
-        share = min(1.0, SIZE / side)
-        return decode_jpeg(
-            data,
-            "RGB",
-            min_height=round(height * share),
-            min_width=round(width * share),
-        )
-    except ValueError:
+    height, width, *_ = decode_jpeg_header(data)
+    share = SIZE / min(min(crop_box(height, width)[2:]) for _ in "ab")
+    if share > 0.5:
         return decode(data)
+    smallest = {"min_height": round(height * share), "min_width": round(width * share)}
+    return decode_jpeg(data, "RGB", min_factor=2, **smallest)
 
 
 def on_device(device: torch.device, batch: int) -> dict[str, Task]:

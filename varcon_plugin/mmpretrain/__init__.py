@@ -25,6 +25,7 @@ from varcon_plugin.mmpretrain.hooks import (
 )
 from varcon_plugin.mmpretrain.knn_hook import KNNHook
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
+from varcon_plugin.mmpretrain.speed import CompileHook
 from varcon_plugin.momentum import MomentumCentroids
 
 for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss):
@@ -35,6 +36,7 @@ __all__ = [
     "CPUDistributedDataParallel",
     "ClassBalancedSampler",
     "ClassifierHead",
+    "CompileHook",
     "Digits",
     "EpochSeedHook",
     "KNNHook",
