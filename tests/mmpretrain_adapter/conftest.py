@@ -1,13 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
 from PIL import Image
 
 import varcon_plugin.mmpretrain  # noqa: F401  registers everything
-
-REPO = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 import torch
-from conftest import REPO
+from paths import REPO
 from PIL import Image
 
 

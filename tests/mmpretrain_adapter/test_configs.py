@@ -5,10 +5,10 @@ import shutil
 
 import pytest
 import torch
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
+from paths import REPO
 
 from varcon_plugin.mmpretrain.launch import prepare
 

@@ -5,11 +5,11 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 from mmengine.runner import Runner
 from mmengine.visualization import BaseVisBackend
+from paths import REPO
 
 from varcon_plugin.digits import load_digits_split
 

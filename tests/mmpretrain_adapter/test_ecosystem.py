@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from conftest import REPO
 from mmpretrain import FeatureExtractor, get_model
+from paths import REPO
 
 RECIPE = str(REPO / "configs" / "varcon_r18_digits.py")
 LINEAR = str(REPO / "configs" / "varcon_r18_digits_linear.py")

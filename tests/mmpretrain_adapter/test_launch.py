@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPO
+from paths import REPO
 
 from varcon_plugin.mmpretrain import launch
 

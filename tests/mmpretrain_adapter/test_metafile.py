@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import yaml
-from conftest import REPO
 from mmengine.config import Config
+from paths import REPO
 
 INDEX = yaml.safe_load((REPO / "model-index.yml").read_text())
 MODELS = [

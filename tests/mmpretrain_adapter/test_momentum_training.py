@@ -3,9 +3,9 @@
 from collections import Counter
 
 import torch
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.runner import Runner
+from paths import REPO
 
 from varcon_plugin import MomentumCentroids
 from varcon_plugin.mmpretrain.launch import prepare

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.runner import Runner
+from paths import REPO
 
 from varcon_plugin.mmpretrain.launch import prepare
 
