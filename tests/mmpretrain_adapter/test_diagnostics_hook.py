@@ -5,7 +5,6 @@ import uuid
 from pathlib import Path
 
 import pytest
-from conftest import REPO
 from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
 from mmengine.runner import Runner
@@ -13,6 +12,7 @@ from mmengine.visualization import BaseVisBackend
 
 from varcon_plugin.digits import load_digits_split
 
+REPO = Path(__file__).parents[2]
 RECORDED = {}
 SIGNS = (
     "one_class", "no_classmates", "collapse", "not_learning", "tau2_stuck",
