@@ -156,7 +156,8 @@ def test_colours_are_those_of_the_stock_pipeline(folder):
     """Without crop and augmentation both paths hand the model the same RGB pixels."""
     path = str(next((folder / "0").glob("*.jpg")))
     stock = [{"type": "LoadImageFromFile"}, {"type": "PackInputs"}]
-    ours = dataset_config(folder, scale=(90, 120), crop_ratio_range=(1, 1))["pipeline"]
+    whole = {"crop_ratio_range": (1, 1), "aspect_ratio_range": (4 / 3, 4 / 3)}
+    ours = dataset_config(folder, scale=(90, 120), **whole)["pipeline"]
     batches = []
     for pipeline in (stock, ours):
         sample = {"img_path": path, "gt_label": 0}
