@@ -13,7 +13,6 @@ from paths import REPO
 
 from varcon_plugin.digits import load_digits_split
 
-REPO = Path(__file__).parents[2]
 RECORDED = {}
 SIGNS = (
     "one_class", "no_classmates", "collapse", "not_learning", "tau2_stuck",
