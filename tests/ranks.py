@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch._dynamo  # DDP does; within a group it would hold on to the group
 import torch.distributed as dist
+
+from varcon_plugin.distributed import leave_group
 
 TIMEOUT = 60  # seconds until a rank that waits for nobody gives up
 
@@ -31,4 +34,4 @@ def in_group(
     try:
         return function(rank, *args)
     finally:
-        dist.destroy_process_group()
+        leave_group()

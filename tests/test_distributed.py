@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from varcon_plugin import VarConLoss
-from varcon_plugin.distributed import sum_across_ranks
+from varcon_plugin.distributed import leave_group, sum_across_ranks
 
 Run = Callable[..., list[Any]]
 D = 6
@@ -300,3 +301,24 @@ def compiled_and_not(rank: int) -> list[tuple[Tensor, Tensor]]:
 def test_compiles_across_ranks(run_ranks: Run) -> None:
     for eager, compiled in run_ranks(compiled_and_not, 2):
         torch.testing.assert_close(compiled, eager)
+
+
+def _gloo_threads_before_and_after_leaving(rank: int) -> tuple[int, int]:
+    model = DistributedDataParallel(nn.Linear(D, D))
+    model(torch.ones(2, D)).sum().backward()
+    before = _gloo_threads()
+    del model
+    leave_group()
+    return before, _gloo_threads()
+
+
+def _gloo_threads() -> int:
+    threads = Path("/proc/self/task").glob("*/comm")
+    return sum(thread.read_text().startswith("pt_gloo") for thread in threads)
+
+
+def test_leaving_the_group_ends_its_threads(run_ranks: Run) -> None:
+    for before, after in run_ranks(_gloo_threads_before_and_after_leaving, 2):
+        assert before > 0
+        assert after == 0
+    leave_group()  # nothing to leave: nothing happens

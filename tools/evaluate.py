@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation import sources
 from varcon_plugin.evaluation.corruption import SEVERITIES
 from varcon_plugin.evaluation.images import Encoder, Splits
@@ -80,8 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, FileNotFoundError) as error:
         sys.exit(f"evaluate.py: {error}")
     finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+        leave_group()
     if report is not None:
         print(markdown_table(*comparison({report["model"]["model"]: report})))
         print(f"\nTables and pictures: {args.out / 'report.md'}")

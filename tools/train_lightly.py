@@ -25,6 +25,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
+from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.evaluation.linear import linear_probe
 from varcon_plugin.lightly import VarCon, VarConDiagnosticsCallback
@@ -251,3 +252,4 @@ def evaluate(
 
 if __name__ == "__main__":
     main()
+    leave_group()

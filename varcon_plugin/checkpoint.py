@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["load_state_dict"]
+__all__ = ["listed", "load_state_dict", "mismatch"]
 
 
 class _Ignored:
@@ -79,3 +80,35 @@ def reason(path: Path) -> str:
         return "it is not a checkpoint of torch.save"
     strange = sorted(set(names) - set(IGNORED))
     return f"it holds objects of {', '.join(strange)}" if strange else "it is damaged"
+
+
+def mismatch(
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    unexpected: Sequence[str],
+    most: int = 10,
+) -> str:
+    """What keeps ``found`` from filling a model with the weights ``wanted``, in words.
+
+    Empty if nothing does. ``unexpected`` are the names in ``found`` that the caller
+    holds against it; ``most`` names of a kind are listed.
+    """
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "of another shape": [
+            f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+        "unexpected": unexpected,
+    }
+    told = [
+        f"{kind}: {listed(names, most)}" for kind, names in problems.items() if names
+    ]
+    return "; ".join(told)
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """The first of ``names`` and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

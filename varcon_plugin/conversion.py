@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from varcon_plugin.evaluation.weights import listed, read_weights
+from varcon_plugin.checkpoint import listed
+from varcon_plugin.evaluation.weights import read_weights
 
 __all__ = ["Backbone", "read_backbone", "timm_model", "torchvision_model"]
 

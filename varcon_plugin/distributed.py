@@ -5,6 +5,7 @@ Class sums and counts travel between ranks, embeddings do not.
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ __all__ = [
     "agree",
     "gather_equal",
     "gather_labels",
+    "leave_group",
     "rank_of",
     "sum_across_ranks",
     "world_size",
@@ -48,6 +50,18 @@ def world_size(group: ProcessGroup | None) -> int:
 def rank_of(group: ProcessGroup | None) -> int:
     """This process's rank in ``group``; 0 for None."""
     return 0 if group is None else dist.get_rank(group)
+
+
+def leave_group() -> None:
+    """Destroy the default process group; call it when a program's work is done.
+
+    Gloo's threads may still be letting go of tensors when the interpreter shuts down,
+    and then abort the process. Destroying a group ends its threads once nothing holds
+    it any more, so the caller must have dropped its DDP models.
+    """
+    if dist.is_available() and dist.is_initialized():
+        gc.collect()
+        dist.destroy_process_group()
 
 
 def gather_equal(tensor: Tensor, group: ProcessGroup) -> Tensor:
@@ -83,9 +97,7 @@ def agree(
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     shape = (-1, -1) if error else tuple(embeddings.shape)
     mine = torch.tensor(shape, dtype=torch.int64, device=_message_device(group))
-    everyone = mine.new_empty(ranks, 2)
-    dist.all_gather(list(everyone), mine, group=group)
-    sizes, dims = everyone.T.tolist()
+    sizes, dims = gather_equal(mine, group).T.tolist()
     if error is not None:
         raise type(error)(f"rank {rank} of {ranks}: {error}")
     failed = [str(r) for r, size in enumerate(sizes) if size < 0]
@@ -122,10 +134,8 @@ def gather_labels(
     """All ranks' labels in rank order (sum(sizes),), and where this rank's are."""
     padded = labels.new_zeros(max(sizes))
     padded[: len(labels)] = labels
-    everyone = padded.new_empty(len(sizes), len(padded))
-    dist.all_gather(list(everyone), padded, group=group)
-    rank = dist.get_rank(group)
-    start = sum(sizes[:rank])
+    everyone = gather_equal(padded, group)
+    start = sum(sizes[: dist.get_rank(group)])
     gathered = torch.cat(
         [row[:size] for row, size in zip(everyone, sizes, strict=True)]
     )

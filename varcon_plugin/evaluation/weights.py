@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from varcon_plugin.checkpoint import load_state_dict
+from varcon_plugin.checkpoint import load_state_dict, mismatch
 
 __all__ = ["fill", "read_weights"]
 
@@ -53,26 +53,18 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
         if name.startswith(prefix)
     }
     parts = {name.split(".")[0] for name in own}
-    problems = {
-        "missing": [name for name in own if name not in found],
-        "of another shape": [
-            f"{name} {tuple(found[name].shape)} for {tuple(tensor.shape)}"
-            for name, tensor in own.items()
-            if name in found and found[name].shape != tensor.shape
-        ],
-        "unexpected": [
-            name
-            for name in found
-            if name.split(".")[0] in parts
-            and name not in own
-            and not name.endswith("num_batches_tracked")
-        ],
-    }
-    wrong = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
+    unexpected = [
+        name
+        for name in found
+        if name.split(".")[0] in parts
+        and name not in own
+        and not name.endswith("num_batches_tracked")
+    ]
+    wrong = mismatch(own, found, unexpected)
     if wrong:
         raise ValueError(
             f"{source} does not fill the backbone ({len(own)} weights, looked for "
-            f"under the prefix {prefix!r}); " + "; ".join(wrong)
+            f"under the prefix {prefix!r}); {wrong}"
         )
     module.load_state_dict({name: found[name] for name in own}, strict=False)
 
@@ -89,9 +81,3 @@ def best_prefix(own: Sequence[str], names: Sequence[str]) -> str:
     )
     present = set(names)
     return max(candidates, key=lambda p: sum(p + name in present for name in own))
-
-
-def listed(names: Sequence[str], most: int = 10) -> str:
-    """The first of ``names`` and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from varcon_plugin.checkpoint import load_state_dict
+from varcon_plugin.checkpoint import listed, load_state_dict
 
 __all__ = ["LabelCheckHook", "PretrainedCheckHook"]
 
@@ -83,7 +83,7 @@ class PretrainedCheckHook(Hook):
             raise ValueError(
                 f"checkpoint {path} did not fill the backbone: {len(wrong)} of "
                 f"{len(backbone.state_dict())} entries are missing or differ in it "
-                f"(prefix {prefix!r}): {summary(wrong)}"
+                f"(prefix {prefix!r}): {listed(wrong, 5)}"
             )
 
 
@@ -95,9 +95,3 @@ def unwrapped(runner: Runner) -> Any:
 def same(value: Tensor, loaded: Tensor | None) -> bool:
     """Whether the two hold the same numbers."""
     return loaded is not None and torch.equal(value.cpu(), loaded.cpu())
-
-
-def summary(names: list[str], most: int = 5) -> str:
-    """The first of ``names`` and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

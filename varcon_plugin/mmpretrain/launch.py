@@ -20,9 +20,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 
-from varcon_plugin.checkpoint import load_state_dict
+from varcon_plugin.checkpoint import load_state_dict, mismatch
+from varcon_plugin.distributed import leave_group
 from varcon_plugin.mmpretrain.cpu import has_accelerator
-from varcon_plugin.mmpretrain.hooks import summary
 
 __all__ = ["main"]
 
@@ -64,6 +64,7 @@ def main(name: str) -> None:
         script.main()
     except UsageError as error:
         sys.exit(f"{name}.py: {error}" if is_first_process() else 1)
+    leave_group()
 
 
 def shipped_script(name: str) -> ModuleType:
@@ -122,25 +123,11 @@ def check_checkpoint(model_cfg: Any, path: str, prefix: str = "") -> None:
     except ValueError as error:
         raise UsageError(error) from error
     model = MODELS.build(deepcopy(model_cfg)).state_dict()
-    wanted = {prefix + name: tuple(value.shape) for name, value in model.items()}
-    found = {
-        name: tuple(value.shape)
-        for name, value in state.items()
-        if name.startswith(prefix)
-    }
-    both = wanted.keys() & found.keys()
-    problems = {
-        "missing": [name for name in wanted if name not in found],
-        "unexpected": [name for name in found if name not in wanted],
-        "of another shape": [
-            f"{name} {found[name]} for {wanted[name]}"
-            for name in sorted(both)
-            if found[name] != wanted[name]
-        ],
-    }
-    told = [f"{kind}: {summary(names)}" for kind, names in problems.items() if names]
-    if told:
-        raise UsageError(f"checkpoint {path} is of another model; {'; '.join(told)}")
+    wanted = {prefix + name: value for name, value in model.items()}
+    found = {name: v for name, v in state.items() if name.startswith(prefix)}
+    wrong = mismatch(wanted, found, [n for n in found if n not in wanted], most=5)
+    if wrong:
+        raise UsageError(f"checkpoint {path} is of another model; {wrong}")
 
 
 def check_data(loader: str, dataset: Any) -> None:
