@@ -10,17 +10,9 @@ rest is ours: SGD with warm-up and cosine, a ResNet-18 of quarter width. 8 epoch
 EPYC.
 """
 
-_base_ = ["mmpretrain::_base_/default_runtime.py", "_base_/varcon_runtime.py"]
+_base_ = "_base_/varcon_r18_quarter.py"
 
 model = dict(
-    type="VarCon",
-    backbone=dict(
-        type="ResNet_CIFAR",
-        depth=18,
-        base_channels=16,
-        stem_channels=16,
-        zero_init_residual=False,
-    ),
     neck=dict(type="MoCoV2Neck", in_channels=128, hid_channels=128, out_channels=128),
     head=dict(
         type="VarConHead",
@@ -63,13 +55,8 @@ train_pipeline = [
     dict(type="PackInputs"),
 ]
 train_dataloader = dict(
-    batch_size=128,
     num_workers=1,
-    drop_last=True,
     persistent_workers=True,
-    pin_memory=False,
-    sampler=dict(type="DefaultSampler", shuffle=True),
-    collate_fn=dict(type="default_collate"),
     dataset=dict(
         type="CustomDataset",
         data_root="data/images",
@@ -78,9 +65,6 @@ train_dataloader = dict(
     ),
 )
 
-optim_wrapper = dict(
-    optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4)
-)
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.1, end=1, convert_to_iter_based=True),
     dict(type="CosineAnnealingLR", begin=1, end=8, convert_to_iter_based=True),
@@ -91,5 +75,4 @@ default_hooks = dict(
     checkpoint=dict(interval=8),
     diagnostics=dict(type="VarConDiagnosticsHook", interval=10, histogram_epochs=1),
 )
-randomness = dict(seed=0)
 auto_scale_lr = dict(base_batch_size=128)

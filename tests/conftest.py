@@ -22,11 +22,6 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.fixture(params=GOLDEN_CASES)
 def golden(request: pytest.FixtureRequest) -> dict[str, Any]:
     """One case computed by the authors' code: inputs, loss terms, gradient; float64."""

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["VarConTerms", "class_sums", "normalize", "true_logits", "varcon_terms"]
+__all__ = ["VarConTerms", "class_sums", "normalize", "varcon_terms"]
 
 MIN_TAU2 = 1e-18  # q_r is 1 to the last digit far above; its square is still a float32
 
@@ -98,17 +98,6 @@ def class_sums(
     )
 
 
-def true_logits(
-    embeddings: Tensor, targets: Tensor, centroids: Tensor, own: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Each sample's reference of its own class (N, D) and z . w_r (N, 1).
-
-    ``own`` (N, D) stands in for ``centroids[targets]`` where it is given.
-    """
-    reference = centroids.index_select(0, targets) if own is None else own
-    return reference, (embeddings * reference).sum(dim=1, keepdim=True)
-
-
 def target_distribution(
     confidence: Tensor, num_others: Tensor, temperature: float, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -154,9 +143,9 @@ def varcon_terms(
         Per-sample terms, each (N,), all differentiable. With a single class present
         they are loss 0, kl 0, nll 0, confidence 1.
     """
-    _, similarity = true_logits(embeddings, targets, centroids, own)
+    reference = centroids.index_select(0, targets) if own is None else own
+    true = (embeddings * reference).sum(dim=1, keepdim=True) / temperature
     logits = embeddings @ centroids.T / temperature
-    true = similarity / temperature
     logits = logits.scatter(1, targets[:, None], true)
     if present is None:
         num_others = logits.new_tensor(len(centroids) - 1)

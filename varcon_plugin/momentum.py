@@ -116,20 +116,21 @@ class MomentumCentroids(nn.Module):
         """
         with torch.no_grad():
             table = class_table(embeddings, labels, self.num_classes, group, sizes)
+            here = self._occurs(table)
             if self.training:
-                self._enter(table)
-            references = self._references(table, labels, embeddings.dtype)
+                self._enter(table, here)
+            references = self._references(table, here, labels, embeddings.dtype)
             if self.training:
                 self._steps += 1
                 self._move(table)
             return references
 
-    def _enter(self, table: ClassTable) -> None:
+    def _enter(self, table: ClassTable, here: Tensor) -> None:
         """Give the classes of the batch that have no reference their batch mean."""
         new = (table.counts > 0) & ~self.seen.index_select(0, table.classes)
         means = table.means * new[:, None]
         self.means.index_add_(0, table.classes, means.to(self.means))
-        self.seen.logical_or_(self._occurs(table))
+        self.seen.logical_or_(here)
 
     def _occurs(self, table: ClassTable) -> Tensor:
         """(C,) bool, the classes of the batch."""
@@ -137,7 +138,7 @@ class MomentumCentroids(nn.Module):
         return counts.index_add_(0, table.classes, table.counts) > 0
 
     def _references(
-        self, table: ClassTable, labels: Tensor, dtype: torch.dtype
+        self, table: ClassTable, here: Tensor, labels: Tensor, dtype: torch.dtype
     ) -> References:
         negatives = self.num_negatives
         if negatives is None or negatives >= self.num_classes:
@@ -145,7 +146,7 @@ class MomentumCentroids(nn.Module):
         else:
             drawn = self._draw(negatives)
             means = self.means.index_select(0, torch.cat((table.classes, drawn)))
-            others = (self.seen & ~self._occurs(table)).index_select(0, drawn)
+            others = (self.seen & ~here).index_select(0, drawn)
             multiplicity = others.to(dtype) * (self.num_classes / negatives)
             present = torch.cat(((table.counts > 0).to(dtype), multiplicity))
             targets = table.targets

@@ -8,21 +8,10 @@ baseline, with a target smoothed by 0.1, mmpretrain's customary value. DATA as i
 recipe. For another number of classes than 10 add model.head.num_classes=N.
 """
 
-_base_ = "../varcon_r18_image_folder.py"
+_base_ = "ce_r18_image_folder.py"
 
 model = dict(
-    neck=dict(_delete_=True, type="GlobalAveragePooling"),
     head=dict(
-        _delete_=True,
-        type="ClassifierHead",
-        num_classes=10,
-        in_channels=128,
-        loss=dict(type="LabelSmoothLoss", label_smooth_val=0.1),
+        loss=dict(_delete_=True, type="LabelSmoothLoss", label_smooth_val=0.1),
     ),
-)
-# without the diagnostics, which watch VarCon's own terms
-default_hooks = dict(
-    _delete_=True,
-    logger=dict(type="LoggerHook", interval=20),
-    checkpoint=dict(type="CheckpointHook", interval=8),
 )

@@ -7,15 +7,10 @@ with a target smoothed by 0.1, mmpretrain's customary value. Sized as that recip
 run at full scale by us.
 """
 
-_base_ = "../varcon_r50_cifar10.py"
+_base_ = "ce_r50_cifar10.py"
 
 model = dict(
-    neck=dict(_delete_=True, type="GlobalAveragePooling"),
     head=dict(
-        _delete_=True,
-        type="ClassifierHead",
-        num_classes=10,
-        in_channels=2048,
-        loss=dict(type="LabelSmoothLoss", label_smooth_val=0.1),
+        loss=dict(_delete_=True, type="LabelSmoothLoss", label_smooth_val=0.1),
     ),
 )
