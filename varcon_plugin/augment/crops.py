@@ -34,9 +34,9 @@ ATTEMPTS = 10  # torchvision and mmpretrain
 def decode(data: bytes, order: ChannelOrder = "RGB") -> Tensor:
     """The image as (3, H, W) uint8, upright, in the memory order (H, W, 3).
 
-    A JPEG that ends early or whose stream is broken is an error, where OpenCV fills the
-    rest with grey. What is not a JPEG, is turned by its Exif tag, or makes libjpeg
-    complain goes to Pillow, which has the last word.
+    A JPEG that ends early or whose stream is broken is an error; OpenCV decodes some of
+    the latter. What is not a JPEG, is turned by its Exif tag, or makes libjpeg complain
+    goes to Pillow, which has the last word.
 
     Raises:
         CorruptImageError: it cannot be decoded.
