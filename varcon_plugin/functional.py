@@ -162,7 +162,7 @@ def varcon_terms(
     true = similarity / temperature
     logits = logits.scatter(1, targets[:, None], true)
     if present is None:
-        num_others = logits.new_tensor(len(centroids) - 1)
+        num_others = logits.new_full((), len(centroids) - 1)
         others = logits.sum(dim=1, keepdim=True) - true
     else:
         times = present.to(logits)

@@ -209,9 +209,8 @@ def _attend_to_others(
     values = centroids * weights[:, None] if repeated else centroids
     blocks = [torch.split(x, columns) for x in (centroids, values, weights)]
     # -inf is added to the logit of the true class, and 0 to one of every other block.
-    column = (targets % columns)[:, None]
-    hide = embeddings.new_zeros(size, len(blocks[0]))
-    hide.scatter_(1, (targets // columns)[:, None], -torch.inf)
+    block, column = (targets // columns)[:, None], (targets % columns)[:, None]
+    hide, keep = embeddings.new_full((), -torch.inf), embeddings.new_zeros(())
     for i in range(0, size, rows):
         row = slice(i, i + rows)
         query, at = embeddings[row], column[row]
@@ -219,7 +218,7 @@ def _attend_to_others(
             tile = memory[: len(query) * len(keys)].view(len(query), len(keys))
             tile.addmm_(query, keys.T, beta=0, alpha=scale)
             within = at if len(keys) == columns else at.clamp(max=len(keys) - 1)
-            tile.scatter_add_(1, within, hide[row, j : j + 1])
+            tile.scatter_add_(1, within, torch.where(block[row] == j, hide, keep))
             if shift:
                 tile.masked_fill_(weight == 0, -torch.inf)
                 torch.amax(tile, 1, keepdim=True, out=top[row])
