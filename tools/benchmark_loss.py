@@ -164,6 +164,9 @@ def seconds(function: Callable[[], Any], device: str) -> float:
 def measure(text: str, method: str, device: str) -> dict[str, float]:
     """Time, floor and extra memory of one method in one case."""
     n, c, d, dtype = Case.parse(text)
+    # Freeing this makes glibc keep what is freed later, as the activations of a network
+    # do; else the pages of every temporary are faulted in anew at every step.
+    torch.empty(31 * 2**20, dtype=torch.uint8)
     torch.manual_seed(0)
     x = torch.randn(n, d, device=device).to(getattr(torch, dtype)).requires_grad_()
     like = torch.empty(

@@ -82,7 +82,7 @@ class BatchCentroids:
             return References(centroids, targets, present, None, None, counts.sum())
 
         counted = counts.index_select(0, targets) > 1
-        own = normalize(table.sums.index_select(0, targets) - members)
+        own = normalize(table.sums.index_select(0, targets).sub_(members))
         total = (counts * (counts > 1)).sum()
         return References(centroids, targets, present, own, counted, total)
 

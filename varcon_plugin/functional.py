@@ -75,11 +75,14 @@ class _Normalize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         vectors, unit, inverse = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: be differentiable again
+        again = torch.is_grad_enabled()  # create_graph=True: be differentiable again
+        if again:
             unit, inverse = _divide_by_norm(vectors)
-        radial = (grad * unit).sum(dim=-1, keepdim=True)  # untouched by autocast
-        tangential: Tensor = torch.addcmul(grad, unit, radial, value=-1)
-        return tangential.mul_(inverse)
+        product: Tensor = grad * unit
+        radial = product.sum(dim=-1, keepdim=True)  # untouched by autocast
+        memory = None if again else product
+        radial_part = torch.mul(unit, radial * -inverse, out=memory)
+        return radial_part.addcmul_(grad, inverse)
 
 
 def class_sums(
@@ -148,7 +151,7 @@ def varcon_terms(
     logits = embeddings @ centroids.T / temperature
     logits = logits.scatter(1, targets[:, None], true)
     if present is None:
-        num_others = logits.new_tensor(len(centroids) - 1)
+        num_others = logits.new_full((), len(centroids) - 1)
         others = logits.sum(dim=1, keepdim=True) - true
     else:
         times = present.to(logits)

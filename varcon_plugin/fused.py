@@ -14,7 +14,7 @@ specification. In the code ``toward`` and ``away`` are the two coefficients.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -133,16 +133,18 @@ def _evaluate(
         centroids = centroids.masked_fill((weights == 0)[:, None], 0)
     num_others = weights.sum() - 1
     total = torch.mv(centroids.T, weights)  # (D,), sum of the references of all classes
-    others = _attend_to_others(
-        embeddings, targets, centroids, weights, repeated, temperature, gradient
-    )
-    true = others.true_logit
+    weighted = torch.empty_like(embeddings) if gradient else None
+    batch_mean = F.embedding(targets, centroids)  # w_r, as it stands in W
+    true = in_table = _dot(embeddings, batch_mean, memory=weighted) / temperature
     if own is not None:
-        true = torch.linalg.vecdot(embeddings, own)[:, None] / temperature
+        true = _dot(embeddings, own, memory=weighted) / temperature
     mean_logit = torch.mv(embeddings, total)[:, None] / temperature
-    mean_logit = (mean_logit - others.true_logit) / num_others.clamp(min=1)
+    mean_logit = (mean_logit - in_table) / num_others.clamp(min=1)
+    lse, norm = _attend_to_others(
+        embeddings, targets, centroids, weights, repeated, temperature, weighted
+    )
 
-    margin = true - others.lse  # log p_r / (1 - p_r)
+    margin = true - lse  # log p_r / (1 - p_r)
     log_p = F.logsigmoid(margin)  # Eq. 8, true class
     mean_log_p = mean_logit - true + log_p  # Eq. 8, mean of the others
     confidence = torch.sigmoid(margin)
@@ -153,7 +155,7 @@ def _evaluate(
     kl = kl.masked_fill(num_others == 0, 0)
     loss = kl - log_p  # Eq. 7
     terms = VarConTerms(*(x[:, 0] for x in (loss, kl, -log_p, confidence, tau2)))
-    if others.weighted is None:
+    if weighted is None:
         return terms, None
 
     gap = 1 / tau2 - (true - mean_logit)  # log q_r / q_o - log p_r / p_o, mean over o
@@ -162,8 +164,7 @@ def _evaluate(
     toward = (2 - k * confidence) * torch.sigmoid(-margin) * scale
     away = rest * scale
     each = away / num_others.clamp(min=1)
-    batch_mean = F.embedding(targets, centroids)  # w_r, as it stands in W
-    grad = others.weighted.mul_(toward / others.weights)
+    grad = weighted.mul_(toward / norm)
     if own is None:
         grad.addcmul_(batch_mean, away - toward + each)
     else:
@@ -171,20 +172,9 @@ def _evaluate(
     return terms, grad.addcmul_(total, each, value=-1)
 
 
-class _Others(NamedTuple):
-    """Softmax over all classes but the true one.
-
-    Attributes:
-        true_logit: z . w_r / temperature (N, 1), w_r as it stands in ``centroids``.
-        lse: log-sum-exp of the logits of the others (N, 1); -inf where there are none.
-        weighted: weighted sum of the centroids of the others (N, D), if asked for.
-        weights: sum of these weights (N, 1); 1 where there are none.
-    """
-
-    true_logit: Tensor
-    lse: Tensor
-    weighted: Tensor | None
-    weights: Tensor
+def _dot(a: Tensor, b: Tensor, memory: Tensor | None) -> Tensor:
+    """Inner product of each row (N, 1), by way of ``memory`` (N, D) if there is any."""
+    return torch.mul(a, b, out=memory).sum(dim=1, keepdim=True)
 
 
 def _attend_to_others(
@@ -194,58 +184,50 @@ def _attend_to_others(
     weights: Tensor,
     repeated: bool,
     temperature: float,
-    gradient: bool,
-) -> _Others:
-    """Pass over the logits once, tile by tile, each worked on while in the cache.
+    weighted: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax over all classes but the true one, in one pass over the logits.
 
-    ``weights`` (C,) says how often a centroid counts; those that count 0 times are
-    zero vectors. Exponentials are to base 2, which torch has vectorised on every CPU.
-    Unless logits of +-1 / temperature overflow, no maximum is subtracted, and tiles of
-    different columns add up as they are; otherwise a tile holds all columns.
+    They are made tile by tile, each worked on while in the cache. ``weights`` (C,) says
+    how often a centroid counts; those that count 0 times are zero vectors. Exponentials
+    are to base 2, which torch has vectorised on every CPU. Unless logits of
+    +-1 / temperature overflow, no maximum is subtracted, and tiles of different columns
+    add up as they are; otherwise a tile holds all columns.
+
+    Returns:
+        The log-sum-exp of the logits of the others (N, 1), -inf where there are none.
+        The sum of the weights (N, 1), 1 where there are none, by which the weighted sum
+        of their centroids is yet to be divided that is left in ``weighted`` (N, D), if
+        given.
     """
     size, num_classes = len(embeddings), len(centroids)
     scale = 1 / (math.log(2) * temperature)
     shift = 2 * scale > math.log2(torch.finfo(embeddings.dtype).max) - 1
     rows, columns = _tile_shape(embeddings, num_classes, whole_rows=shift)
     memory = embeddings.new_empty(rows * columns)
-    true, top, norm = embeddings.new_zeros(3, size, 1).unbind()
-    weighted = torch.empty_like(embeddings) if gradient else None
+    top, norm = embeddings.new_zeros(2, size, 1).unbind()
     values = centroids * weights[:, None] if repeated else centroids
+    blocks = [torch.split(x, columns) for x in (centroids, values, weights)]
+    # -inf is added to the logit of the true class, and 0 to one of every other block.
+    block, column = (targets // columns)[:, None], (targets % columns)[:, None]
+    hide, keep = embeddings.new_full((), -torch.inf), embeddings.new_zeros(())
     for i in range(0, size, rows):
         row = slice(i, i + rows)
-        query, target = embeddings[row], targets[row, None]
-        for j in range(0, num_classes, columns):
-            keys = centroids[j : j + columns]
+        query, at = embeddings[row], column[row]
+        for j, (keys, value, weight) in enumerate(zip(*blocks, strict=True)):
             tile = memory[: len(query) * len(keys)].view(len(query), len(keys))
             tile.addmm_(query, keys.T, beta=0, alpha=scale)
-            if columns == num_classes:
-                torch.gather(tile, 1, target, out=true[row])
-                tile.scatter_(1, target, -torch.inf)
-            else:
-                _take_true(tile, target, true[row], j)
+            within = at if len(keys) == columns else at.clamp(max=len(keys) - 1)
+            tile.scatter_add_(1, within, torch.where(block[row] == j, hide, keep))
             if shift:
-                tile.masked_fill_(weights == 0, -torch.inf)
+                tile.masked_fill_(weight == 0, -torch.inf)
                 torch.amax(tile, 1, keepdim=True, out=top[row])
                 tile.sub_(top[row].clamp_(min=-2 * scale))  # finite without others
             tile.exp2_()
-            norm[row, 0].addmv_(tile, weights[j : j + columns])
+            norm[row, 0].addmv_(tile, weight)
             if weighted is not None:
-                weighted[row].addmm_(tile, values[j : j + columns], beta=min(j, 1))
-    lse = (top + norm.log2()) * math.log(2)
-    return _Others(true * math.log(2), lse, weighted, norm.masked_fill(norm == 0, 1))
-
-
-def _take_true(tile: Tensor, target: Tensor, true: Tensor, start: int) -> None:
-    """Move each row's logit of class ``target`` (rows, 1) from ``tile`` to ``true``.
-
-    It leaves -inf behind. ``tile`` holds the classes from ``start`` on; rows with their
-    target elsewhere stay as they are.
-    """
-    column = (target - start).clamp_(0, tile.shape[1] - 1)
-    elsewhere = column != target - start
-    value = tile.gather(1, column)
-    true.add_(value.masked_fill(elsewhere, 0))
-    tile.scatter_(1, column, value.masked_fill_(~elsewhere, -torch.inf))
+                weighted[row].addmm_(tile, value, beta=min(j, 1))
+    return (top + norm.log2()) * math.log(2), norm.masked_fill(norm == 0, 1)
 
 
 def _tile_shape(
