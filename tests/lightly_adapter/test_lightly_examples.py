@@ -1,4 +1,4 @@
-"""The examples run, and so does the SimCLR script that the docs turn into one."""
+"""The examples run, and so does the SimCLR script that the README turns into one."""
 
 import re
 import runpy
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
+README = REPO / "README.md"
 PYTORCH = REPO / "examples" / "pytorch" / "varcon.py"
 LIGHTNING = REPO / "examples" / "pytorch_lightning" / "varcon.py"
 SECTION = "## Change these three lines of your SimCLR script"
@@ -35,11 +36,8 @@ SHORTER = {
 
 
 def changed_lines():
-    """(before, after) of each diff of the section, in the README or the docs."""
-    documents = [REPO / "README.md", REPO / "docs" / "lightly.md"]
-    texts = [path.read_text() for path in documents]
-    section = next(text for text in texts if SECTION in text).split(SECTION)[1]
-    section = section.split("\n## ")[0]
+    """(before, after) of each diff of the README's section."""
+    section = README.read_text().split(SECTION)[1].split("\n## ")[0]
     return re.findall(r"^-(.*)\n\+(.*)$", section, flags=re.MULTILINE)
 
 
