@@ -24,12 +24,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.utils.data import DataLoader, default_collate
 
 from varcon_plugin.checkpoint import load_state_dict
+from varcon_plugin.evaluation.features import extract_features
+from varcon_plugin.evaluation.images import ImageDataset, Images
 from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.evaluation.linear import linear_probe
-from varcon_plugin.mmpretrain import Digits
+from varcon_plugin.evaluation.sources import digits
+from varcon_plugin.mmpretrain.evaluation import MMEncoder, MMTransform
 
 CONFIG = Path("configs/varcon_r18_digits.py")
 OUT = Path("work_dirs/quickstart")
@@ -46,25 +48,13 @@ def train(processes: int) -> Path:
     return OUT / Path((OUT / "last_checkpoint").read_text().strip()).name
 
 
-@torch.no_grad()
-def features(model: nn.Module, split: str) -> Split:
-    """Pooled backbone features of all images of ``split``."""
+def features(model: nn.Module, images: Images) -> Split:
+    """Pooled backbone features of ``images``."""
     pipeline = [dict(type="Resize", scale=16), dict(type="PackInputs")]
-    dataset = Digits(split=split, pipeline=pipeline)
-    pooled, labels = [], []
-    for batch in DataLoader(dataset, 256, collate_fn=collate):
-        data = model.data_preprocessor(batch)
-        pooled.append(model.extract_feat(data["inputs"])[-1].mean(dim=(2, 3)).cpu())
-        labels += [sample.gt_label for sample in data["data_samples"]]
-    return torch.cat(pooled), torch.cat(labels).cpu()
-
-
-def collate(samples: list[dict]) -> dict:
-    """Stack the images, keep the samples a list."""
-    return {
-        "inputs": default_collate([sample["inputs"] for sample in samples]),
-        "data_samples": [sample["data_samples"] for sample in samples],
-    }
+    dataset = ImageDataset(images.items, MMTransform(pipeline, bgr=False))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    vectors = extract_features(MMEncoder(model, bgr=False), dataset, device=device)
+    return vectors, images.labels
 
 
 def judge(bank: Split, held_out: Split) -> dict[str, float]:
@@ -111,13 +101,12 @@ def main() -> None:
     torch.manual_seed(0)
     model = MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor})
     model.init_weights()
-    model.eval().to("cuda" if gpus else "cpu")
-    results, held_out = {}, {}
+    data, results, held_out = digits(), {}, {}
     for name in ("untrained", "VarCon"):
         if name == "VarCon":
             model.load_state_dict(load_state_dict(checkpoint))
-        held_out[name] = features(model, "test")
-        results[name] = judge(features(model, "train"), held_out[name])
+        held_out[name] = features(model, data.test)
+        results[name] = judge(features(model, data.train), held_out[name])
 
     table = Table("backbone", f"k-NN top-1 (k = {K})", "linear top-1")
     for name, result in results.items():
