@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint not found: {path}")
-    stand_ins: list[Any] = [(_Ignored, name) for name in IGNORED]
     try:
-        with torch.serialization.safe_globals(stand_ins):
+        with stand_ins():
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be loaded safely: {reason(path)}") from error
@@ -70,6 +70,28 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not weights:
         raise ValueError(f"{path} holds no weights: no tensors in it have a name")
     return weights
+
+
+@contextmanager
+def stand_ins() -> Iterator[None]:
+    """Have torch unpickle `IGNORED` as nothing, also where others allowed the real."""
+    before = torch.serialization.get_safe_globals()
+    others = [known for known in before if name_of(known) not in IGNORED]
+    ours = [(_Ignored, name) for name in IGNORED]
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals([*others, *ours])
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+def name_of(known: Any) -> str:
+    """By which a checkpoint names an entry of torch's list."""
+    if isinstance(known, tuple):
+        return str(known[1])
+    return f"{known.__module__}.{known.__qualname__}"
 
 
 def reason(path: Path) -> str:

@@ -24,12 +24,14 @@ from varcon_plugin.mmpretrain.hooks import (
     PretrainedCheckHook,
 )
 from varcon_plugin.mmpretrain.knn_hook import KNNHook
+from varcon_plugin.mmpretrain.log_buffers import allow_log_buffers
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.mmpretrain.speed import CompileHook
 from varcon_plugin.momentum import MomentumCentroids
 
 for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss):
     MODELS.register_module(module=module)
+allow_log_buffers()
 
 __all__ = [
     "BatchAugmentDataPreprocessor",
