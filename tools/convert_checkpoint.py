@@ -57,6 +57,8 @@ def convert(args: argparse.Namespace) -> None:
     """Write ``args.out``."""
     backbone = read_backbone(args.checkpoint, args.arch)
     if args.to == "varcon":
+        if args.out.suffix == ".safetensors":
+            raise ValueError(f"varcon is a .pth, got {args.out}: --to plain?")
         args.out.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"state_dict": varcon_state(backbone)}, args.out)
     elif args.to == "hub":

@@ -86,6 +86,8 @@ def main(argv: list[str] | None = None) -> None:
                 progress.advance(task)
     except (CellError, ValueError, FileNotFoundError) as error:
         sys.exit(f"run_experiment.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("run_experiment.py: interrupted; the same command goes on from here")
     where = f"{platform.machine()}, {place.processes} process(es) on {device}"
     about = (
         f"Recipe `{place.recipe}` on {data.name} ({len(data.train.items):,} training, "

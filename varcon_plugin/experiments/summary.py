@@ -175,6 +175,7 @@ def draw(
         axis.set(xlabel="epoch", ylabel="k-NN top-1 (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
+        cap(axis)
     else:
         figure = Figure(figsize=(12, 4.5), layout="constrained")
         axes = figure.subplots(1, 3)
@@ -192,11 +193,19 @@ def draw(
                 axis.xaxis.set_major_formatter("{x:.0f}")
             else:
                 axis.set_xticks(sorted({row["setting"] for row in summary["rows"]}))
+            if key != "epochs":
+                cap(axis)
         axes[2].set_title(f"k-NN {summary['level']:.1f} %", fontsize="medium")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     figure.suptitle(f"{name}: mean and 95 % interval over the seeds")
     figure.savefig(path, dpi=DPI)
+
+
+def cap(axis: Any) -> None:
+    """Cut intervals that reach beyond 100 %."""
+    low, high = axis.get_ylim()
+    axis.set_ylim(top=min(high, 100 + 0.02 * (100 - low)))
 
 
 def points(
