@@ -3,11 +3,11 @@
     bash tools/dist_train.sh configs/varcon_r50_cifar100_linear.py 8 \
         --cfg-options model.backbone.init_cfg.checkpoint=PATH/epoch_200.pth
 
-Frozen backbone, features not normalised, 8 x 128 images. Learning rate 5, momentum 0.9,
-no weight decay, steps at epochs 60, 75 and 90 by 0.2, crops and flips: the authors'
-code and the command in its README. They report the best test accuracy of all epochs;
-read the last one here. Also for the baselines of this recipe. Not run at full scale by
-us; the paper reports 78.29 % top-1.
+Frozen backbone, features not normalised, 8 GPUs with 128 images each. Learning rate 5,
+momentum 0.9, no weight decay, steps at epochs 60, 75 and 90 by 0.2, crops and flips:
+the authors' code and the command in its README. They report the best test
+accuracy of all epochs; read the last one here. Also for the baselines of this recipe.
+Not run at full scale by us; the paper reports 78.29 % top-1.
 """
 
 _base_ = [

@@ -3,7 +3,8 @@
     bash tools/dist_train.sh configs/varcon_r50_cifar10_linear.py 8 \
         --cfg-options model.backbone.init_cfg.checkpoint=PATH/epoch_200.pth
 
-Also for the baselines of this recipe. Not run at full scale by us.
+8 GPUs with 128 images each. Also for the baselines of this recipe. Not run at full
+scale by us.
 """
 
 _base_ = "varcon_r50_cifar100_linear.py"

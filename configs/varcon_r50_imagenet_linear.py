@@ -3,10 +3,10 @@
     bash tools/dist_train.sh configs/varcon_r50_imagenet_linear.py 8 \
         --cfg-options model.backbone.init_cfg.checkpoint=PATH/epoch_200.pth
 
-Everything is mmpretrain's linear evaluation of SimCLR: frozen backbone, 8 x 512
-images, LARS with lr 1.6 and no weight decay, cosine. The run stops at once if the
-checkpoint did not fill the backbone. Not yet run at full scale by us; the paper reports
-79.36 % top-1.
+Everything is mmpretrain's linear evaluation of SimCLR: frozen backbone, 8 GPUs
+with 512 images each, LARS with lr 1.6 and no weight decay, cosine. The run stops at
+once if the checkpoint did not fill the backbone. Not yet run at full scale
+by us; the paper reports 79.36 % top-1.
 """
 
 _base_ = [

@@ -3,8 +3,9 @@
     bash tools/dist_train.sh configs/varcon_vit_b16_imagenet_linear.py 8 \
         --cfg-options model.backbone.init_cfg.checkpoint=PATH/epoch_200.pth
 
-Frozen backbone, 8 x 128 images, SGD with learning rate 12, no weight decay, cosine:
-mmpretrain's linear evaluation of MoCo v3's ViT-B/16. Not run at full scale by us.
+Frozen backbone, 8 GPUs with 128 images each, SGD with learning rate 12, no weight
+decay, cosine: mmpretrain's linear evaluation of MoCo v3's ViT-B/16. Not run at full
+scale by us.
 """
 
 _base_ = [
