@@ -9,9 +9,9 @@ FOLDER/train/CLASS/* and FOLDER/test/CLASS/*. Started again, it goes on where it
 stopped. Writes table.md, table.csv, results.json and plot.png to --out.
 
 --learning-rates 0.3 1 3 chooses, for each method at each setting, the best of these
-factors on the recipe's rate: by k-NN accuracy, classes weighing the same, of one run
-(the first seed) on a fifth of the training images that it did not train on. Test
-images are not looked at for that.
+factors on the recipe's rate. A fifth of the training images of each class is held out
+for that; the best k-NN accuracy on them, of one run on the others (the first seed,
+classes weighing the same), wins. Test images are not looked at.
 
 --imbalance 100 makes the training set long-tailed: the number of images falls
 exponentially over the classes, in the order of their names, to a hundredth. Accuracies
@@ -95,12 +95,23 @@ def main(argv: list[str] | None = None) -> None:
         MMLogger.get_instance("run_experiment", log_level="WARNING")
     try:
         grid = cells(experiment, args.seeds, args.settings, args.methods)
-        if place.data and (args.images_per_class or args.imbalance != 1):
-            data = take(
-                place.data, place.out / "data", args.images_per_class, args.imbalance
-            )
-            place = replace(place, data=data)
-        results = run_all(grid, args.learning_rates, place)
+        choosing = None
+        if args.learning_rates:
+            out = place.out / "choosing"
+            part = hold_out(place.data, out / "held_out")
+            choosing = replace(place, data=subset(args, part, out), out=out)
+        if place.data:
+            place = replace(place, data=subset(args, place.data, place.out))
+        with Progress(
+            "{task.description}",
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            transient=True,
+        ) as progress:
+            if choosing:
+                grid = tuned(grid, args.learning_rates, choosing, progress)
+            results = run_all("grid", grid, place, progress)
     except (CellError, ValueError, FileNotFoundError) as error:
         sys.exit(f"run_experiment.py: {error}")
     summary = summarise(results, args.level)
@@ -109,40 +120,49 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\nTable and picture: {args.out / 'table.md'}, {args.out / 'plot.png'}")
 
 
+def subset(args: argparse.Namespace, source: Path, out: Path) -> Path:
+    """The part of ``source`` that is asked for; itself, if that is all of it."""
+    if args.images_per_class is None and args.imbalance == 1:
+        return source
+    return take(source, out / "data", args.images_per_class, args.imbalance)
+
+
 def run_all(
-    grid: Sequence[Cell], learning_rates: Sequence[float] | None, place: Place
+    title: str, grid: Sequence[Cell], place: Place, progress: Progress
 ) -> list[dict[str, Any]]:
-    """Results of ``grid`` in its order, each cell at the best of ``learning_rates``."""
-    factors = learning_rates or []
+    """Results of ``grid``, in its order."""
+    task = progress.add_task(title, total=len(grid))
+    results = list(progress.track(run_cells(grid, place), task_id=task))
+    rows = {
+        (c.method.name, c.setting, c.seed, c.learning_rate): i
+        for i, c in enumerate(grid)
+    }
+    return sorted(
+        results,
+        key=lambda r: rows[r["method"], r["setting"], r["seed"], r["learning_rate"]],
+    )
+
+
+def tuned(
+    grid: Sequence[Cell], factors: Sequence[float], place: Place, progress: Progress
+) -> list[Cell]:
+    """``grid`` with the best learning rates, the lower one of equals."""
     first = [cell for cell in grid if cell.seed == grid[0].seed]
     trials = [replace(cell, learning_rate=f) for cell in first for f in factors]
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress("{task.description}", *columns, transient=True) as progress:
-        if trials:
-            assert place.data is not None
-            held_out = hold_out(place.data, place.out / "choosing" / "data")
-            choosing = replace(
-                place, data=held_out, out=place.out / "choosing", linear=False
-            )
-            task = progress.add_task("learning rates", total=len(trials))
-            found = list(progress.track(run_cells(trials, choosing), task_id=task))
-            grid = best_rates(grid, found)
-        task = progress.add_task("grid", total=len(grid))
-        results = list(progress.track(run_cells(grid, place), task_id=task))
-    order = {
-        (cell.method.name, cell.setting, cell.seed): i for i, cell in enumerate(grid)
-    }
-    return sorted(results, key=lambda r: order[r["method"], r["setting"], r["seed"]])
-
-
-def best_rates(grid: Sequence[Cell], trials: Sequence[dict[str, Any]]) -> list[Cell]:
-    """``grid`` with the learning rate that was best in ``trials``, the lower of equals."""
-    chosen = {
-        (trial["method"], trial["setting"]): trial["learning_rate"]
-        for trial in sorted(trials, key=lambda t: (t["per_class"], -t["learning_rate"]))
-    }
+    place = replace(place, linear=False)
+    best: dict[tuple[str, float | None], dict[str, Any]] = {}
+    for trial in run_all("learning rates", trials, place, progress):
+        row = trial["method"], trial["setting"]
+        order = trial["per_class"], -trial["learning_rate"]
+        if row not in best or order > (
+            best[row]["per_class"],
+            -best[row]["learning_rate"],
+        ):
+            best[row] = trial
     return [
-        replace(cell, learning_rate=chosen[cell.method.name, cell.setting])
+        replace(
+            cell, learning_rate=best[cell.method.name, cell.setting]["learning_rate"]
+        )
         for cell in grid
     ]
 
@@ -168,8 +188,8 @@ def describe(
     if args.learning_rates:
         factors = ", ".join(f"{f:g}" for f in args.learning_rates)
         about += (
-            f" Learning rate: the best of {factors} times the recipe's (scaled linearly "
-            "to the batch size), chosen for each row on held-out training images."
+            f" Learning rate: the best of {factors} times the recipe's, scaled linearly "
+            "to the batch size; chosen for each row on held-out training images."
         )
     return about
 
