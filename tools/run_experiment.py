@@ -188,8 +188,8 @@ def describe(
     if args.learning_rates:
         factors = ", ".join(f"{f:g}" for f in args.learning_rates)
         about += (
-            f" Learning rate: the best of {factors} times the recipe's, scaled linearly "
-            "to the batch size; chosen for each row on held-out training images."
+            f" Learning rate: the best of {factors} times the recipe's, linear in "
+            "the batch size; chosen for each row on held-out training images."
         )
     return about
 
