@@ -58,6 +58,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--settings", type=float, nargs="+", help="batch sizes, or epsilons; a part")
     add("--level", type=float, help="k-NN top-1 to reach; default: 95 %% of the best")
     add("--learning-rates", type=float, nargs="+", help="factors to choose from")
+    add("--trial-epochs", type=int, help="of the runs to choose by; default: --epochs")
     add("--images-per-class", type=int, help="of --data, for training; default: all")
     add("--imbalance", type=float, default=1.0, help="default: 1, as they are")
     add("--methods", nargs="+", help="a part, by their names")
@@ -88,6 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         epochs=args.epochs,
         processes=args.processes,
         points=experiment.points,
+        regularisations=experiment.regularisations,
         device="cuda" if torch.cuda.is_available() else "cpu",
         jobs=args.jobs,
     )
@@ -99,7 +101,12 @@ def main(argv: list[str] | None = None) -> None:
         if args.learning_rates:
             out = place.out / "choosing"
             part = hold_out(place.data, out / "held_out")
-            choosing = replace(place, data=subset(args, part, out), out=out)
+            choosing = replace(
+                place,
+                data=subset(args, part, out),
+                out=out,
+                epochs=args.trial_epochs or args.epochs,
+            )
         if place.data:
             place = replace(place, data=subset(args, place.data, place.out))
         with Progress(
@@ -189,7 +196,8 @@ def describe(
         factors = ", ".join(f"{f:g}" for f in args.learning_rates)
         about += (
             f" Learning rate: the best of {factors} times the recipe's, linear in "
-            "the batch size; chosen for each row on held-out training images."
+            "the batch size; chosen for each row on held-out training images, by one run "
+            f"of {args.trial_epochs or results[0]['curve'][-1][0]} epochs."
         )
     return about
 

@@ -1,5 +1,8 @@
 """Cross-entropy in place of VarCon: a small ResNet-18, images of 16 x 16.
 
+    python tools/train.py configs/baselines/ce_r18_image_folder16.py \
+        --cfg-options train_dataloader.dataset.data_root=DATA
+
 Everything but the loss is that of varcon_r18_image_folder16.py. A linear classifier
 sits on the pooled features of the backbone, without projection, as is customary; both
 views of an image are classified. For another number of classes than 10 add

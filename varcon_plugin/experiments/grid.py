@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from varcon_plugin.evaluation.linear import REGULARISATIONS
+
 __all__ = ["EXPERIMENTS", "Cell", "Experiment", "Method", "cells"]
 
 
@@ -56,6 +58,7 @@ class Experiment:
         axis: what the settings are.
         methods: at each setting; the keys are the settings, None is the recipe's own.
         points: how often the accuracy is measured in the course of a run.
+        regularisations: of the linear classifier, to choose from.
         batch_size: where that is not the axis; None is the recipe's own.
     """
 
@@ -63,6 +66,7 @@ class Experiment:
     axis: str
     methods: dict[float | None, Sequence[Method]]
     points: int = 5
+    regularisations: Sequence[float] = REGULARISATIONS
     batch_size: int | None = None
 
 
@@ -113,6 +117,7 @@ EXPERIMENTS: dict[str, dict[str, Experiment]] = {
             "batch size",
             batch_sizes(sizes, SOURCES),
             points=1,
+            regularisations=(0.01, 0.1, 1.0),
         )
         for scale, sizes in (
             (SMALL, (16, 32, 64, 128, 256)),

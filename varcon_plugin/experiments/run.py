@@ -21,6 +21,7 @@ from mmengine.config import Config
 from varcon_plugin.evaluation import sources
 from varcon_plugin.evaluation.images import Splits
 from varcon_plugin.evaluation.knn import knn_predict
+from varcon_plugin.evaluation.linear import REGULARISATIONS, linear_probe
 from varcon_plugin.evaluation.metrics import mean_per_class, topk_accuracy
 from varcon_plugin.evaluation.settings import Settings
 from varcon_plugin.evaluation.suite import Evaluation
@@ -53,6 +54,7 @@ class Place:
         points: evaluations in the course of a run.
         device: for evaluation.
         linear: whether to fit linear classifiers.
+        regularisations: of these, to choose from.
         jobs: cells trained at once, with an equal part of the cores each; 1 leaves all
             to torch.
     """
@@ -66,6 +68,7 @@ class Place:
     points: int = 5
     device: str = "cpu"
     linear: bool = True
+    regularisations: Sequence[float] = REGULARISATIONS
     jobs: int = 1
 
 
@@ -306,7 +309,8 @@ def measure(
     train, labels, test, truth = evaluation.split
     ranked = {"knn": knn_predict(train, labels, test, k=K, temperature=TEMPERATURE)}
     if place.linear:
-        ranked["linear"] = evaluation.probe.ranked
+        cs = place.regularisations
+        ranked["linear"] = linear_probe(*evaluation.split, cs=cs).ranked
     result: dict[str, Any] = {
         "curve": curve,
         "per_class": mean_per_class(ranked["knn"], truth),
