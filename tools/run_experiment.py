@@ -34,7 +34,8 @@ from mmengine.logging import MMLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from varcon_plugin.experiments.grid import EXPERIMENTS, LARGE, SMALL, Cell, cells
-from varcon_plugin.experiments.run import CellError, Place, read_data, run_cells
+from varcon_plugin.experiments.recipe import Place
+from varcon_plugin.experiments.run import CellError, read_data, run_cells
 from varcon_plugin.experiments.subsets import hold_out, take
 from varcon_plugin.experiments.summary import summarise, write_summary
 
@@ -196,7 +197,7 @@ def describe(
         factors = ", ".join(f"{f:g}" for f in args.learning_rates)
         about += (
             f" Learning rate: the best of {factors} times the recipe's, linear in "
-            "the batch size; chosen for each row on held-out training images, by one run "
+            "the batch size; chosen for each row on held-out training images, by a run "
             f"of {args.trial_epochs or results[0]['curve'][-1][0]} epochs."
         )
     return about

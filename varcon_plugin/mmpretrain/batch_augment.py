@@ -83,12 +83,10 @@ class TwoCrops(BaseTransform):
         Raises:
             RuntimeError: more than ``max_corrupt`` files are damaged.
         """
-        if "img" in results:
-            image = torch.as_tensor(results["img"]).permute(2, 0, 1)
-        else:
-            image = None
         try:
-            if image is None:
+            if "img" in results:
+                image = torch.as_tensor(results["img"]).permute(2, 0, 1)
+            else:
                 image = self._read(results["img_path"])
             results["img"] = torch.stack(self.crops(image))
         except CorruptImageError as error:
@@ -97,14 +95,14 @@ class TwoCrops(BaseTransform):
         results["img_shape"] = self.crops.size
         return results
 
-    def _read(self, path: str) -> bytes | Tensor:
+    def _read(self, path: str) -> Tensor:
         if self.kept is not None and path in self.kept:
             return self.kept[path]
         data: bytes = fileio.get(path, backend_args=self.backend_args)
-        if self.kept is None:
-            return data
-        self.kept[path] = crops.decode(data, self.crops.order)
-        return self.kept[path]
+        image = crops.decode(data, self.crops.order)
+        if self.kept is not None:
+            self.kept[path] = image
+        return image
 
     def _report(self, error: CorruptImageError) -> None:
         message = self.corrupt.report(error)
