@@ -102,10 +102,10 @@ def use_bank(cfg: Config, place: Place) -> None:
 def balance(cfg: Config, images: int) -> None:
     """Batches of equally many images of as many classes as there can be.
 
-    That is 4 of each, or twice as many where the classes would not suffice, and so on.
+    That is 2 of each, or twice as many where the classes would not suffice, and so on.
     """
     classes = cfg.model.head.loss.centroids.num_classes
-    per_class = 4
+    per_class = 2
     while images // per_class > classes:
         per_class *= 2
     if images % per_class:
