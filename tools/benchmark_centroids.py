@@ -1,7 +1,7 @@
 """Time and memory of a step with `MomentumCentroids`, by the number of classes.
 
     python tools/benchmark_centroids.py
-    python tools/benchmark_centroids.py --classes 1000 1000000 --negatives 4000
+    python tools/benchmark_centroids.py --classes 1000 1000000 --negatives 4000 16000
 
 writes work_dirs/benchmark_centroids/report.md and report.json. A step is the loss of N
 raw embeddings of random classes, its gradient, and the update of the bank, all of whose
@@ -28,7 +28,7 @@ from benchmark_report import machine, row
 from varcon_plugin import MomentumCentroids, VarConLoss
 
 CLASSES = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)
-NEGATIVES = 16_000
+NEGATIVES = (8_000, 16_000)
 SECONDS = 2.0  # of repetitions for a figure
 MIN_REPEATS, MAX_REPEATS = 3, 50
 
@@ -102,25 +102,26 @@ def exponent(records: list[Record], field: str) -> str:
 def report(records: list[Record]) -> str:
     """A row for each number of classes, and the growth below."""
     first = records[0]
-    negatives = next(r["negatives"] for r in records if r["negatives"])
-    cells = {(r["classes"], r["negatives"] is None): r for r in records}
+    columns = list(dict.fromkeys(record["negatives"] for record in records))
+    titles = [f"num_negatives={n:,}" if n else "all classes" for n in columns]
+    cells = {(r["classes"], r["negatives"]): r for r in records}
     lines = [
         "# Cost of a step with momentum centroids",
         "",
         f"N = {first['samples']:,} embeddings, D = {first['dim']:,}, float32; "
         f"{machine(first['device'])}.",
         "",
-        row("C", "bank", "all classes", f"num_negatives={negatives:,}"),
-        row(*["---:"] * 4),
+        row("C", "bank", *titles),
+        row(*["---:"] * (2 + len(columns))),
     ]
     for classes in sorted({record["classes"] for record in records}):
-        found = (cells[classes, full] for full in (True, False))
+        found = [cells[classes, negatives] for negatives in columns]
         figures = (f"{r['ms']:,.1f} ms, {r['extra_mb']:,.0f} MB" for r in found)
-        bank = f"{cells[classes, True]['bank_mb']:,.1f} MB"
+        bank = f"{found[0]['bank_mb']:,.1f} MB"
         lines.append(row(f"{classes:,}", bank, *figures))
     growth = []
-    for full in (True, False):
-        own = [r for (_, every), r in cells.items() if every == full]
+    for negatives in columns:
+        own = [r for r in records if r["negatives"] == negatives]
         growth.append(f"{exponent(own, 'ms')}, {exponent(own, 'extra_mb')}")
     lines += [row("growth", "", *growth), ""]
     lines.append("Growth: of the upper half of the sizes, time and memory.")
@@ -134,7 +135,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--classes", type=int, nargs="+", default=CLASSES)
-    add("--negatives", type=int, default=NEGATIVES)
+    add("--negatives", type=int, nargs="+", default=NEGATIVES)
     add("--samples", type=int, default=512)
     add("--dim", type=int, default=128)
     add("--out", type=Path, default=Path("work_dirs/benchmark_centroids"))
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     args.out.mkdir(parents=True, exist_ok=True)
-    todo = [(c, n) for c in args.classes for n in (None, args.negatives)]
+    todo = [(c, n) for c in args.classes for n in (None, *args.negatives)]
     records = []
     for i, (classes, negatives) in enumerate(todo, 1):
         record = in_own_process(classes, negatives, args.samples, args.dim, device)
