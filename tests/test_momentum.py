@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from varcon_plugin import MomentumCentroids, VarConLoss, varcon_terms
 from varcon_plugin.functional import normalize
@@ -199,6 +200,48 @@ def test_sampled_negatives_score_the_same_number_for_any_number_of_classes(class
     source = MomentumCentroids(classes, D, num_negatives=50)
     references = source(normalize(torch.randn(8, D)), torch.arange(8), None, [])
     assert references.centroids.shape == (8 + 50, D)
+
+
+class Sizes(TorchDispatchMode):
+    """Notes the sizes of what operations make, other than the buffers given."""
+
+    def __init__(self, buffers: list[Tensor]) -> None:
+        super().__init__()
+        self.known = {buffer.data_ptr() for buffer in buffers}
+        self.made: list[int] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.data_ptr() not in self.known:
+            self.made.append(out.numel())
+        return out
+
+
+@pytest.mark.parametrize("negatives", [None, 50])
+def test_only_a_step_over_all_classes_makes_anything_of_their_number(negatives):
+    classes = 10_000
+    criterion = VarConLoss(
+        centroids=MomentumCentroids(classes, D, num_negatives=negatives)
+    )
+    x, y = torch.randn(8, D), torch.randint(classes, (8,))
+    with Sizes(list(criterion.buffers())) as sizes:
+        criterion(x, y)
+    assert (max(sizes.made) >= classes) == (negatives is None)
+
+
+def test_a_class_of_the_batch_is_no_negative_of_it():
+    """All draws from two classes of the batch: none counts."""
+    source = MomentumCentroids(3, D, num_negatives=2)
+    source(normalize(torch.randn(3, D)), torch.arange(3), None, [])
+    source.eval()
+    for step in range(20):
+        source.set_extra_state(torch.tensor(step))
+        found = source(normalize(torch.randn(2, D)), torch.tensor([2, 0]), None, [])
+        drawn = source._draw(2)
+        expected = torch.where(drawn == 1, 3 / 2, 0)
+        torch.testing.assert_close(found.present[2:], expected)
 
 
 @pytest.mark.parametrize(

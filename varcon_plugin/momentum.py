@@ -116,29 +116,23 @@ class MomentumCentroids(nn.Module):
         """
         with torch.no_grad():
             table = class_table(embeddings, labels, self.num_classes, group, sizes)
-            here = self._occurs(table)
             if self.training:
-                self._enter(table, here)
-            references = self._references(table, here, labels, embeddings.dtype)
+                self._enter(table)
+            references = self._references(table, labels, embeddings.dtype)
             if self.training:
                 self._steps += 1
                 self._move(table)
             return references
 
-    def _enter(self, table: ClassTable, here: Tensor) -> None:
+    def _enter(self, table: ClassTable) -> None:
         """Give the classes of the batch that have no reference their batch mean."""
         new = (table.counts > 0) & ~self.seen.index_select(0, table.classes)
         means = table.means * new[:, None]
         self.means.index_add_(0, table.classes, means.to(self.means))
-        self.seen.logical_or_(here)
-
-    def _occurs(self, table: ClassTable) -> Tensor:
-        """(C,) bool, the classes of the batch."""
-        counts = table.counts.new_zeros(self.num_classes)
-        return counts.index_add_(0, table.classes, table.counts) > 0
+        self.seen.index_fill_(0, occurring(table), True)
 
     def _references(
-        self, table: ClassTable, here: Tensor, labels: Tensor, dtype: torch.dtype
+        self, table: ClassTable, labels: Tensor, dtype: torch.dtype
     ) -> References:
         negatives = self.num_negatives
         if negatives is None or negatives >= self.num_classes:
@@ -146,7 +140,8 @@ class MomentumCentroids(nn.Module):
         else:
             drawn = self._draw(negatives)
             means = self.means.index_select(0, torch.cat((table.classes, drawn)))
-            others = (self.seen & ~here).index_select(0, drawn)
+            others = self.seen.index_select(0, drawn)
+            others &= ~torch.isin(drawn, occurring(table))
             multiplicity = others.to(dtype) * (self.num_classes / negatives)
             present = torch.cat(((table.counts > 0).to(dtype), multiplicity))
             targets = table.targets
@@ -219,3 +214,13 @@ class MomentumCentroids(nn.Module):
             f"momentum={self.momentum}, num_negatives={self.num_negatives}, "
             f"accumulation_steps={self.accumulation_steps}"
         )
+
+
+def occurring(table: ClassTable) -> Tensor:
+    """(R,), the classes of the batch; rows not in use repeat one of them.
+
+    In O(R), whatever the number of classes, and without synchronising with the host.
+    """
+    used = table.counts > 0
+    first = used.to(torch.uint8).argmax(dim=0, keepdim=True)
+    return torch.where(used, table.classes, table.classes.index_select(0, first))

@@ -95,9 +95,11 @@ def test_the_order_of_the_jitter_is_followed():
 def test_an_image_does_not_depend_on_its_batch(monkeypatch):
     augment = BatchAugment()
     images = views(7)
+    monkeypatch.setitem(batch_module.CHUNK, "cpu", 1)
     one_by_one = at(augment, 0, 0, 0)([images])[0]
+    pixels = images[0].numel() // 3
     for chunk in (2, 7):
-        monkeypatch.setitem(batch_module.CHUNK, "cpu", chunk)
+        monkeypatch.setitem(batch_module.CHUNK, "cpu", chunk * pixels)
         together = at(augment, 0, 0, 0)([images])[0]
         torch.testing.assert_close(one_by_one, together, rtol=1e-5, atol=1e-5)
 

@@ -1,12 +1,14 @@
 """What is declared, and what of a recipe a cell changes."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
 
+from varcon_plugin.experiments.grid import BALANCED_BANK as BALANCED
 from varcon_plugin.experiments.grid import EXPERIMENTS, SMALL, cells
-from varcon_plugin.experiments.run import Place, cell_config, count_classes
+from varcon_plugin.experiments.recipe import Place, cell_config, count_classes
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +57,30 @@ def test_methods_differ_in_what_they_say(place):
     assert "num_classes" not in bank
 
 
+def test_balanced_batches_hold_as_many_classes_as_there_are(place):
+    for size, classes, images in ((16, 8, 2), (64, 8, 8)):
+        grid = cells(EXPERIMENTS["small-batch"][SMALL], [0], [size], [BALANCED.name])
+        (cell,) = grid
+        cfg = cell_config(cell, place)
+        assert cfg.train_dataloader.batch_size == size
+        assert cfg.train_dataloader.sampler == {
+            "type": "ClassBalancedSampler",
+            "classes_per_batch": classes,
+            "images_per_class": images,
+        }
+        assert cfg.model.head.loss.centroids.type == "MomentumCentroids"
+
+
+def test_a_learning_rate_is_a_factor_on_the_scaled_one(place):
+    (cell,) = cells(EXPERIMENTS["small-batch"][SMALL], [0], [32], ["SupCon"])
+    plain = cell_config(cell, place)
+    faster = replace(cell, learning_rate=3.0)
+    assert cell.name == "supcon_32_seed0"
+    assert faster.name == "supcon_32_seed0_lr3"
+    rate = cell_config(faster, place).optim_wrapper.optimizer.lr
+    assert rate == pytest.approx(3 * plain.optim_wrapper.optimizer.lr)
+
+
 def test_a_shorter_run_keeps_the_shape_of_its_schedule(tmp_path):
     place = Place(root=ROOT, recipe="r18_digits", out=tmp_path, epochs=10)
     cfg = cell_config(cells(EXPERIMENTS["convergence"][SMALL], [0])[0], place)
@@ -66,6 +92,11 @@ def test_a_shorter_run_keeps_the_shape_of_its_schedule(tmp_path):
 def test_mistakes_are_told(place, tmp_path):
     with pytest.raises(ValueError, match=r"settings must be of 0, 0\.01, 0\.02, 0\.05"):
         cells(EXPERIMENTS["temperature"][SMALL], [0], [0.3])
+    with pytest.raises(ValueError, match="methods must be of VarCon; SupCon, got Moco"):
+        cells(EXPERIMENTS["batch-size"][SMALL], [0], None, ["Moco"])
+    grid = cells(EXPERIMENTS["small-batch"][SMALL], [0], [30], [BALANCED.name])
+    with pytest.raises(ValueError, match=r"multiple of 4, .* got 30"):
+        cell_config(grid[0], place)
     cell = cells(EXPERIMENTS["batch-size"][SMALL], [0], [63])[0]
     two = Place(root=ROOT, recipe="r18_digits", out=tmp_path, processes=2)
     with pytest.raises(ValueError, match="63 does not divide by 2 processes"):

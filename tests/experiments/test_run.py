@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location(
@@ -35,17 +38,60 @@ def test_the_command_runs_once_and_then_reads(tmp_path, capsys, monkeypatch):
 def one_method():
     """The batch-size experiment with VarCon alone."""
     whole = tool.EXPERIMENTS["batch-size"][tool.SMALL]
-    methods = {256: next(iter(whole.methods.values()))[:1]}
+    method = replace(next(iter(whole.methods.values()))[0], options={})
+    methods = {256: [method]}
     return {tool.SMALL: type(whole)(whole.question, whole.axis, methods)}
 
 
 def test_a_run_that_fails_says_where_its_log_is(tmp_path, monkeypatch):
     monkeypatch.setitem(tool.EXPERIMENTS, "batch-size", one_method())
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "mmpretrain.py").write_text("raise ImportError('broken on purpose')\n")
+    method = tool.EXPERIMENTS["batch-size"][tool.SMALL].methods[256][0]
+    method.options["model.head.loss.temperature"] = -1
     command = ["batch-size", "--settings", "256", "--seeds", "0"]
     with pytest.raises(
         SystemExit,
-        match=r"(?s)training failed.*train\.log ends with.*broken on purpose",
+        match=r"(?s)training failed.*train\.log ends with.*temperature must be > 0",
     ):
         tool.main([*command, "--out", str(tmp_path)])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of noise around a colour of their own."""
+    generator = np.random.default_rng(0)
+    for split, number in (("train", 20), ("test", 4)):
+        for label in range(3):
+            place = tmp_path / "images" / split / str(label)
+            place.mkdir(parents=True)
+            for i in range(number):
+                pixels = generator.integers(0, 200, (16, 16, 3), dtype=np.uint8)
+                pixels[..., label] += 50
+                Image.fromarray(pixels).save(place / f"{i}.png")
+    return tmp_path / "images"
+
+
+def test_learning_rates_are_chosen_on_held_out_images(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["small-batch", "--data", str(folder), "--recipe", "r18_image_folder16"]
+    command += ["--settings", "8", "--methods", "SupCon", "--seeds", "1", "--jobs", "2"]
+    command += ["--epochs", "2", "--trial-epochs", "1", "--imbalance", "2"]
+    command += ["--learning-rates", "0.1", "10", "--out", str(out)]
+    tool.main(command)
+    assert "| SupCon | 8 |" in capsys.readouterr().out
+    trials = [json.loads(f.read_text()) for f in out.glob("choosing/cells/*/*.json")]
+    assert sorted(trial["learning_rate"] for trial in trials) == [0.1, 10]
+    assert all(trial["curve"][-1][0] == 1 for trial in trials)
+    assert not any("linear" in trial for trial in trials)
+    (place,) = (out / "cells").iterdir()
+    result = json.loads((place / "result.json").read_text())
+    best = max(trials, key=lambda t: (t["per_class"], -t["learning_rate"]))
+    assert result["learning_rate"] == best["learning_rate"]
+    assert result["curve"][-1][0] == 2
+    assert {"knn_rare", "knn_frequent", "linear_rare", "linear_frequent"} <= {*result}
+    assert "20 to 10 training images a class" in (out / "table.md").read_text()
+
+
+def test_parts_of_training_sets_are_parts_of_a_folder(capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["small-batch", "--learning-rates", "0.3", "1"])
+    assert "give --data" in capsys.readouterr().err

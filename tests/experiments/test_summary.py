@@ -69,6 +69,27 @@ def test_rows_are_means_over_the_seeds():
     assert summarise(GRID, 70.5)["rows"][0]["epochs"].mean is None
 
 
+def test_groups_have_columns_and_panels_and_a_single_point_no_epochs(tmp_path):
+    results = [
+        {
+            **row, "curve": row["curve"][-1:], "learning_rate": 0.3,
+            "knn_frequent": 30.0, "knn_rare": 2.0,
+            "linear_frequent": 40.0, "linear_rare": 4.0 + row["seed"],
+        }
+        for row in GRID
+    ]  # fmt: skip
+    summary = summarise(results, None)
+    table = write_summary(
+        "small-batch", EXPERIMENTS["small-batch"][SMALL], summary, "About.", tmp_path
+    )
+    header = table.splitlines()[0]
+    assert "k-NN, frequent | k-NN, rare | linear, frequent | linear, rare" in header
+    assert "learning rate" in header
+    assert "epochs" not in header
+    assert "4.50 ± 6.35 | 0.30" in table
+    assert (tmp_path / "plot.png").exists()
+
+
 @pytest.mark.parametrize("name", ["batch-size", "convergence"])
 def test_table_and_picture(name, tmp_path):
     results = GRID if name == "batch-size" else [

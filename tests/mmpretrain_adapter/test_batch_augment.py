@@ -1,5 +1,6 @@
 """Crops in the workers, augmentation in the data preprocessor, inside mmpretrain."""
 
+import shutil
 from pathlib import Path
 
 import mmpretrain
@@ -280,3 +281,17 @@ def test_datasets_that_hold_rgb_keep_it():
 def test_the_hook_leaves_stock_pipelines_alone(folder, tmp_path):
     assert EpochSeedHook.priority == "NORMAL"
     assert len(train(folder, tmp_path, epochs=1, workers=0, hooks=False)) == 2
+
+
+def test_kept_images_are_read_once(image_folder, tmp_path):
+    file = tmp_path / "0.JPEG"
+    shutil.copy(next((image_folder / "train" / "n01").iterdir()), file)
+    whole = {"scale": 8, "crop_ratio_range": (1, 1), "aspect_ratio_range": (1, 1)}
+    keeps = TRANSFORMS.build({"type": "TwoCrops", "keep": True, **whole})
+    reads = TRANSFORMS.build({"type": "TwoCrops", **whole})
+    first = keeps({"img_path": str(file)})["img"]
+    assert torch.equal(first, reads({"img_path": str(file)})["img"])
+    file.unlink()
+    assert torch.equal(keeps({"img_path": str(file)})["img"], first)
+    with pytest.raises(FileNotFoundError):
+        reads({"img_path": str(file)})

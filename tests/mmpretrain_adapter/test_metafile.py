@@ -16,7 +16,7 @@ MODELS = [
 
 def processes(name):
     """What the command in the docstring of a recipe starts."""
-    if name.endswith(("1gpu", "image_folder")):
+    if name.endswith(("1gpu", "image_folder", "image_folder16")):
         return 1
     return 2 if "digits" in name else 8
 

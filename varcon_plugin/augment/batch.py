@@ -25,9 +25,9 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 ADJUSTMENTS = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
 IDENTITY = (1.0, 1.0, 1.0, 0.0)  # the factor with which each adjustment does nothing
-# Images handled at once: on a CPU one fits its cache, on a GPU they bound the memory.
-CHUNK = {"cpu": 1}
-DEFAULT_CHUNK = 256
+# Pixels handled at once: on a CPU they fit its cache, on a GPU they bound the memory.
+CHUNK = {"cpu": 224 * 224}
+DEFAULT_CHUNK = 256 * 224 * 224
 
 
 class AugmentParameters(NamedTuple):
@@ -182,7 +182,8 @@ class BatchAugment(nn.Module):
         augmented = torch.empty(
             images.shape, device=images.device, memory_format=layout
         )
-        chunk = CHUNK.get(images.device.type, DEFAULT_CHUNK)
+        limit = CHUNK.get(images.device.type, DEFAULT_CHUNK)
+        chunk = max(1, limit // (images.shape[2] * images.shape[3]))
         for start in range(0, len(images), chunk):
             rows = slice(start, start + chunk)
             part = AugmentParameters(*(values[rows] for values in parameters))

@@ -17,9 +17,16 @@ from varcon_plugin.evaluation.logistic import (
 )
 from varcon_plugin.evaluation.metrics import ranked_classes, topk_accuracy
 
-__all__ = ["LinearResult", "Metric", "Selection", "linear_probe", "select_and_fit"]
+__all__ = [
+    "REGULARISATIONS",
+    "LinearResult",
+    "Metric",
+    "Selection",
+    "linear_probe",
+    "select_and_fit",
+]
 
-GRID = tuple(float(c) for c in np.logspace(-6, 3, 10))
+REGULARISATIONS = tuple(float(c) for c in np.logspace(-6, 3, 10))
 Metric: TypeAlias = Callable[[Tensor, Tensor], float]
 
 
@@ -64,7 +71,7 @@ def linear_probe(
     test_labels: Tensor,
     *,
     seed: int = 0,
-    cs: Sequence[float] = GRID,
+    cs: Sequence[float] = REGULARISATIONS,
     validation_share: float = 0.2,
 ) -> LinearResult:
     """Linear evaluation on cached features: multinomial logistic regression.
@@ -112,7 +119,7 @@ def select_and_fit(
     *,
     metric: Metric,
     held_out: Tensor,
-    cs: Sequence[float] = GRID,
+    cs: Sequence[float] = REGULARISATIONS,
 ) -> Selection:
     """Choose a regularisation on part of the training images, then fit on all of them.
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from varcon_plugin.evaluation.linear import REGULARISATIONS
+
 __all__ = ["EXPERIMENTS", "Cell", "Experiment", "Method", "cells"]
 
 
@@ -20,12 +22,14 @@ class Method:
         config: path below ``configs/``, with ``{recipe}`` in it.
         options: config values by dotted key.
         bank: whether class references outlive the batch (`MomentumCentroids`).
+        balanced: whether batches are class-balanced (`ClassBalancedSampler`).
     """
 
     name: str
     config: str = "varcon_{recipe}.py"
     options: dict[str, Any] = field(default_factory=dict)
     bank: bool = False
+    balanced: bool = False
 
 
 VARCON = Method("VarCon")
@@ -33,8 +37,10 @@ LEAVE_ONE_OUT = Method(
     "VarCon, leave-one-out", options={"model.head.loss.leave_one_out": True}
 )
 BANK = Method("VarCon, momentum centroids", bank=True)
+BALANCED_BANK = Method(
+    "VarCon, momentum centroids, balanced batches", bank=True, balanced=True
+)
 SUPCON = Method("SupCon", "baselines/supcon_{recipe}.py")
-PROTOTYPES = Method("prototype cross-entropy", "baselines/prototype_{recipe}.py")
 CROSS_ENTROPY = Method("cross-entropy", "baselines/ce_{recipe}.py")
 
 
@@ -52,6 +58,7 @@ class Experiment:
         axis: what the settings are.
         methods: at each setting; the keys are the settings, None is the recipe's own.
         points: how often the accuracy is measured in the course of a run.
+        regularisations: of the linear classifier, to choose from.
         batch_size: where that is not the axis; None is the recipe's own.
     """
 
@@ -59,6 +66,7 @@ class Experiment:
     axis: str
     methods: dict[float | None, Sequence[Method]]
     points: int = 5
+    regularisations: Sequence[float] = REGULARISATIONS
     batch_size: int | None = None
 
 
@@ -69,6 +77,7 @@ def batch_sizes(
     return dict.fromkeys(sizes, methods)
 
 
+SOURCES = (VARCON, LEAVE_ONE_OUT, BANK, BALANCED_BANK, SUPCON, CROSS_ENTROPY)
 SMALL, LARGE = "small", "large"  # networks for two cores, and for GPUs
 MANY_STEPS = 64  # at 256 SupCon does not leave its start in 20 epochs of the digits
 EXPERIMENTS: dict[str, dict[str, Experiment]] = {
@@ -106,11 +115,14 @@ EXPERIMENTS: dict[str, dict[str, Experiment]] = {
         scale: Experiment(
             "What is left of each loss when few images share a batch?",
             "batch size",
-            batch_sizes(
-                sizes, (VARCON, LEAVE_ONE_OUT, BANK, SUPCON, PROTOTYPES, CROSS_ENTROPY)
-            ),
+            batch_sizes(sizes, SOURCES),
+            points=1,
+            regularisations=(0.01, 0.1, 1.0),
         )
-        for scale, sizes in ((SMALL, (16, 32, 64)), (LARGE, (32, 64, 128, 256)))
+        for scale, sizes in (
+            (SMALL, (16, 32, 64, 128, 256)),
+            (LARGE, (32, 64, 128, 256)),
+        )
     },
 }
 
@@ -124,25 +136,29 @@ class Cell:
         setting: on its axis; None is the recipe's own.
         batch_size: images of all processes together; None is the recipe's own.
         seed: of the run.
+        learning_rate: factor on the recipe's, which is scaled to the batch size.
     """
 
     method: Method
     setting: float | None
     batch_size: int | None
     seed: int
+    learning_rate: float = 1.0
 
     @property
     def name(self) -> str:
         """Name of its folder."""
         setting = "" if self.setting is None else f"_{self.setting:g}"
         method = re.sub("[^a-z0-9]+", "-", self.method.name.lower())
-        return f"{method}{setting}_seed{self.seed}"
+        factor = "" if self.learning_rate == 1 else f"_lr{self.learning_rate:g}"
+        return f"{method}{setting}_seed{self.seed}{factor}"
 
 
 def cells(
     experiment: Experiment,
     seeds: Sequence[int],
     settings: Sequence[float] | None = None,
+    methods: Sequence[str] | None = None,
 ) -> list[Cell]:
     """The runs of ``experiment``, seed by seed: any first part is a fair comparison.
 
@@ -150,11 +166,18 @@ def cells(
         experiment: one of `EXPERIMENTS`.
         seeds: of the runs.
         settings: keep these settings only; of batch sizes, take these.
+        methods: keep the methods of these names only.
 
     Raises:
-        ValueError: a setting is not one of the experiment's.
+        ValueError: a setting or a method is not one of the experiment's.
     """
     grid = experiment.methods
+    names = {method.name: None for members in grid.values() for method in members}
+    unknown_names = [name for name in methods or () if name not in names]
+    if unknown_names:
+        raise ValueError(
+            f"methods must be of {'; '.join(names)}, got {'; '.join(unknown_names)}"
+        )
     sized = experiment.axis == "batch size"
     if settings is not None and sized:
         grid = batch_sizes([int(s) for s in settings], next(iter(grid.values())))
@@ -173,6 +196,7 @@ def cells(
             int(setting) if sized and setting else experiment.batch_size,
             seed,
         )
-        for seed, (setting, methods) in itertools.product(seeds, grid.items())
-        for method in methods
+        for seed, (setting, members) in itertools.product(seeds, grid.items())
+        for method in members
+        if methods is None or method.name in methods
     ]

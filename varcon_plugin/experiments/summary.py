@@ -20,6 +20,11 @@ from varcon_plugin.experiments.grid import Experiment
 __all__ = ["Estimate", "epochs_to_reach", "estimate", "summarise", "write_summary"]
 
 Result = Mapping[str, Any]
+GROUPED = {
+    f"{protocol}_{group}": f"{shown}, {group}"
+    for protocol, shown in (("knn", "k-NN"), ("linear", "linear"))
+    for group in ("frequent", "rare")
+}
 LEVEL = 0.95  # of the best mean accuracy, where no level is given
 # of Okabe and Ito
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -98,7 +103,11 @@ def summarise(results: Sequence[Result], level: float | None) -> dict[str, Any]:
                 "setting": setting,
                 "seeds": [result["seed"] for result in group],
                 "knn": estimate([*map(knn, group)]),
-                "linear": estimate([result["linear"] for result in group]),
+                **{
+                    key: estimate([result[key] for result in group])
+                    for key in ("linear", *GROUPED, "learning_rate")
+                    if key in group[0]
+                },
                 "epochs": estimate(epochs if len(epochs) == len(group) else []),
                 "seconds": estimate([result["seconds"] for result in group]),
                 "curve": mean_curve(group),
@@ -137,14 +146,16 @@ def write_summary(
     Returns:
         The table in Markdown.
     """
-    level = summary["level"]
-    header = ["method", experiment.axis, "k-NN top-1", "linear top-1"]
-    header += [f"epochs to {level:.1f} % k-NN", "seconds", "seeds"]
+    columns = measured(summary)
+    if any("learning_rate" in row for row in summary["rows"]):
+        columns["learning_rate"] = "learning rate, factor"
+    columns["seconds"] = "seconds"
+    header = ["method", experiment.axis, *columns.values(), "seeds"]
     rows = [
         [
             row["method"],
             "" if row["setting"] is None else f"{row['setting']:g}",
-            *(str(row[key]) for key in ("knn", "linear", "epochs", "seconds")),
+            *(str(row[key]) for key in columns),
             str(len(row["seeds"])),
         ]
         for row in summary["rows"]
@@ -162,6 +173,19 @@ def write_summary(
     return table
 
 
+def measured(summary: Mapping[str, Any]) -> dict[str, str]:
+    """What of the rows to show, and how it is called.
+
+    Epochs to a level only where accuracy was measured in the course of a run.
+    """
+    rows = summary["rows"]
+    shown = {"knn": "k-NN top-1", "linear": "linear top-1"}
+    shown |= {key: title for key, title in GROUPED.items() if key in rows[0]}
+    if any(len(row["curve"]) > 1 for row in rows):
+        shown["epochs"] = f"epochs to {summary['level']:.1f} % k-NN"
+    return shown
+
+
 def draw(
     name: str, experiment: Experiment, summary: Mapping[str, Any], path: Path
 ) -> None:
@@ -177,17 +201,18 @@ def draw(
         axis.legend()
         cap(axis)
     else:
-        figure = Figure(figsize=(12, 4.5), layout="constrained")
-        axes = figure.subplots(1, 3)
-        titles = ("k-NN top-1 (%)", "linear top-1 (%)", "epochs to the level")
-        for axis, key, title in zip(
-            axes, ("knn", "linear", "epochs"), titles, strict=True
-        ):
+        panels = measured(summary)
+        columns = min(3, len(panels))
+        lines = -(-len(panels) // columns)
+        figure = Figure(figsize=(4 * columns, 4 * lines + 0.5), layout="constrained")
+        axes = figure.subplots(lines, columns).flat
+        for axis, (key, title) in zip(axes, panels.items(), strict=True):
             for colour, method in zip(COLOURS, methods, strict=False):
                 rows = [row for row in summary["rows"] if row["method"] == method]
                 curve = [(row["setting"], row[key]) for row in rows]
                 points(axis, method, colour, curve)
-            axis.set(xlabel=experiment.axis, ylabel=title)
+            unit = "" if key == "epochs" else " (%)"
+            axis.set(xlabel=experiment.axis, ylabel=title + unit)
             if experiment.axis == "batch size":
                 axis.set_xscale("log", base=2)
                 axis.xaxis.set_major_formatter("{x:.0f}")
@@ -195,9 +220,9 @@ def draw(
                 axis.set_xticks(sorted({row["setting"] for row in summary["rows"]}))
             if key != "epochs":
                 cap(axis)
-        axes[2].set_title(f"k-NN {summary['level']:.1f} %", fontsize="medium")
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        ncols = min(3, len(labels))
+        figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
     figure.suptitle(f"{name}: mean and 95 % interval over the seeds")
     figure.savefig(path, dpi=DPI)
 

@@ -47,6 +47,8 @@ class TwoCrops(BaseTransform):
         max_corrupt: how many different files may be damaged, on each rank, before it
             is an error.
         backend_args: where the files are, for mmengine's file client.
+        keep: decoded images stay in memory, of each process that reads them: for small
+            images, read without data workers.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TwoCrops(BaseTransform):
         num_views: int = 2,
         max_corrupt: int = 100,
         backend_args: dict[str, Any] | None = None,
+        keep: bool = False,
     ) -> None:
         self.crops = crops.TwoCrops(
             scale,
@@ -67,6 +70,7 @@ class TwoCrops(BaseTransform):
         )
         self.corrupt = CorruptImages(max_corrupt)
         self.backend_args = backend_args
+        self.kept: dict[str, Tensor] | None = {} if keep else None
 
     @property
     def worker_seed(self) -> WorkerSeed:
@@ -79,17 +83,26 @@ class TwoCrops(BaseTransform):
         Raises:
             RuntimeError: more than ``max_corrupt`` files are damaged.
         """
-        if "img" in results:
-            image = torch.as_tensor(results["img"]).permute(2, 0, 1)
-        else:
-            image = fileio.get(results["img_path"], backend_args=self.backend_args)
         try:
+            if "img" in results:
+                image = torch.as_tensor(results["img"]).permute(2, 0, 1)
+            else:
+                image = self._read(results["img_path"])
             results["img"] = torch.stack(self.crops(image))
         except CorruptImageError as error:
             self._report(CorruptImageError(error.reason, results["img_path"]))
             return None
         results["img_shape"] = self.crops.size
         return results
+
+    def _read(self, path: str) -> Tensor:
+        if self.kept is not None and path in self.kept:
+            return self.kept[path]
+        data: bytes = fileio.get(path, backend_args=self.backend_args)
+        image = crops.decode(data, self.crops.order)
+        if self.kept is not None:
+            self.kept[path] = image
+        return image
 
     def _report(self, error: CorruptImageError) -> None:
         message = self.corrupt.report(error)

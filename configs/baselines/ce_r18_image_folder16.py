@@ -1,0 +1,23 @@
+"""Cross-entropy in place of VarCon: a small ResNet-18, images of 16 x 16.
+
+    python tools/train.py configs/baselines/ce_r18_image_folder16.py \
+        --cfg-options train_dataloader.dataset.data_root=DATA
+
+Everything but the loss is that of varcon_r18_image_folder16.py. A linear classifier
+sits on the pooled features of the backbone, without projection, as is customary; both
+views of an image are classified. For another number of classes than 10 add
+model.head.num_classes=N.
+"""
+
+_base_ = "../varcon_r18_image_folder16.py"
+
+model = dict(
+    neck=dict(_delete_=True, type="GlobalAveragePooling"),
+    head=dict(
+        _delete_=True,
+        type="ClassifierHead",
+        num_classes=10,
+        in_channels=128,
+        loss=dict(type="CrossEntropyLoss"),
+    ),
+)
