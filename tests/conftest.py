@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -15,6 +17,13 @@ from ranks import TIMEOUT, in_group
 GOLDEN = Path(__file__).with_name("golden.npz")
 GOLDEN_CASES = sorted({key.split("/")[0] for key in np.load(GOLDEN).files})
 RANKS = 4
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _environment() -> Iterator[None]:
+    """mmpretrain's train.py sets LOCAL_RANK, for which Lightning starts no process."""
+    with patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(autouse=True)

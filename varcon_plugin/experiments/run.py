@@ -166,7 +166,7 @@ def measure(
 ) -> dict[str, Any]:
     """k-NN top-1 of all checkpoints, linear top-1 of the last one.
 
-    Where classes have different numbers of training images, both by `groups` too.
+    Where there are rare classes, both by `groups` too.
     ``per_class`` is the k-NN accuracy with equal weight of all classes that occur.
     """
     settings = Settings(ks=(K,), temperatures=(TEMPERATURE,), device=place.device)

@@ -100,10 +100,10 @@ def link_folder(
 def groups(train_labels: Tensor) -> dict[str, Tensor]:
     """Which classes are frequent and which rare: a third of them each.
 
-    By their number of training images; none where all classes have the same.
+    By their number of training images; none where that differs by less than twice.
     """
     counts = train_labels.bincount()
-    if counts.min() == counts.max():
+    if counts.max() < 2 * counts.min():
         return {}
     order = counts.argsort(stable=True)
     third = max(1, len(counts) // 3)

@@ -147,7 +147,8 @@ def write_summary(
         The table in Markdown.
     """
     columns = measured(summary)
-    if any("learning_rate" in row for row in summary["rows"]):
+    rates = [row["learning_rate"] for row in summary["rows"] if "learning_rate" in row]
+    if any(rate.mean != 1 for rate in rates):
         columns["learning_rate"] = "learning rate, factor"
     columns["seconds"] = "seconds"
     header = ["method", experiment.axis, *columns.values(), "seeds"]
