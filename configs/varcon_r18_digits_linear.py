@@ -11,19 +11,19 @@ _base_ = "varcon_r18_digits.py"
 custom_hooks = [dict(type="PretrainedCheckHook")]
 
 model = dict(
-    _delete_=True,
     type="ImageClassifier",
     backbone=dict(
-        type="ResNet_CIFAR",
-        depth=18,
-        base_channels=16,
-        stem_channels=16,
-        zero_init_residual=False,
         frozen_stages=4,
         init_cfg=dict(type="Pretrained", checkpoint="", prefix="backbone."),
     ),
-    neck=dict(type="GlobalAveragePooling"),
-    head=dict(type="LinearClsHead", num_classes=10, in_channels=128, topk=(1,)),
+    neck=dict(_delete_=True, type="GlobalAveragePooling"),
+    head=dict(
+        _delete_=True,
+        type="LinearClsHead",
+        num_classes=10,
+        in_channels=128,
+        topk=(1,),
+    ),
 )
 data_preprocessor = dict(_delete_=True, mean=[127.5] * 3, std=[127.5] * 3)
 
