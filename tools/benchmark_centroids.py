@@ -14,15 +14,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from benchmark_loss import memory, reset_peak, seconds
+from benchmark_loss import median_ms, memory, reset_peak
 from benchmark_report import machine, row
 
 from varcon_plugin import MomentumCentroids, VarConLoss
@@ -30,7 +28,6 @@ from varcon_plugin import MomentumCentroids, VarConLoss
 CLASSES = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)
 NEGATIVES = (8_000, 16_000)
 SECONDS = 2.0  # of repetitions for a figure
-MIN_REPEATS, MAX_REPEATS = 3, 50
 
 Record = dict[str, Any]
 
@@ -61,19 +58,14 @@ def measure(
     before, _ = memory(device)
     step()
     extra = memory(device)[1] - before
-    times: list[float] = []
-    start = time.perf_counter()
-    while len(times) < MIN_REPEATS or (
-        time.perf_counter() - start < SECONDS and len(times) < MAX_REPEATS
-    ):
-        times.append(seconds(step, device))
+    (ms,) = median_ms([step], device, SECONDS)
     return {
         "classes": classes,
         "negatives": negatives,
         "samples": samples,
         "dim": dim,
         "device": device,
-        "ms": 1e3 * statistics.median(times),
+        "ms": ms,
         "extra_mb": extra / 2**20,
         "bank_mb": sum(b.nbytes for b in bank.buffers()) / 2**20,
     }

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,20 @@ def seconds(function: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
+def median_ms(
+    functions: Sequence[Callable[[], Any]], device: str, budget: float
+) -> list[float]:
+    """Median time of each, called in turn for about ``budget`` seconds."""
+    runs: list[list[float]] = [[] for _ in functions]
+    start = time.perf_counter()
+    while len(runs[0]) < MIN_REPEATS or (
+        time.perf_counter() - start < budget and len(runs[0]) < MAX_REPEATS
+    ):
+        for function, times in zip(functions, runs, strict=True):
+            times.append(seconds(function, device))
+    return [1e3 * statistics.median(times) for times in runs]
+
+
 def measure(text: str, method: str, device: str) -> dict[str, float]:
     """Time, floor and extra memory of one method in one case."""
     n, c, d, dtype = Case.parse(text)
@@ -189,14 +203,7 @@ def measure(text: str, method: str, device: str) -> dict[str, float]:
     extra = memory(device)[1] - before
 
     products = floors(n, c, d, like)
-    runs: list[list[float]] = [[] for _ in (step, *products)]
-    start = time.perf_counter()
-    while len(runs[0]) < MIN_REPEATS or (
-        time.perf_counter() - start < SECONDS and len(runs[0]) < MAX_REPEATS
-    ):
-        for function, times in zip((step, *products), runs, strict=True):
-            times.append(seconds(function, device))
-    ms, *floor_ms = (1e3 * statistics.median(times) for times in runs)
+    ms, *floor_ms = median_ms([step, *products], device, SECONDS)
     return {"ms": ms, "floor_ms": min(floor_ms), "extra_mb": extra / 2**20}
 
 
