@@ -142,15 +142,8 @@ def run_all(
 ) -> list[dict[str, Any]]:
     """Results of ``grid``, in its order."""
     task = progress.add_task(title, total=len(grid))
-    results = list(progress.track(run_cells(grid, place), task_id=task))
-    rows = {
-        (c.method.name, c.setting, c.seed, c.learning_rate): i
-        for i, c in enumerate(grid)
-    }
-    return sorted(
-        results,
-        key=lambda r: rows[r["method"], r["setting"], r["seed"], r["learning_rate"]],
-    )
+    results = dict(progress.track(run_cells(grid, place), task_id=task))
+    return [results[cell.name] for cell in grid]
 
 
 def tuned(
@@ -160,19 +153,13 @@ def tuned(
     first = [cell for cell in grid if cell.seed == grid[0].seed]
     trials = [replace(cell, learning_rate=f) for cell in first for f in factors]
     place = replace(place, linear=False)
-    best: dict[tuple[str, float | None], dict[str, Any]] = {}
-    for trial in run_all("learning rates", trials, place, progress):
-        row = trial["method"], trial["setting"]
-        order = trial["per_class"], -trial["learning_rate"]
-        if row not in best or order > (
-            best[row]["per_class"],
-            -best[row]["learning_rate"],
-        ):
-            best[row] = trial
+    results = run_all("learning rates", trials, place, progress)
+    results.sort(key=lambda trial: (trial["per_class"], -trial["learning_rate"]))
+    best = {  # the last of a row stays
+        (trial["method"], trial["setting"]): trial["learning_rate"] for trial in results
+    }
     return [
-        replace(
-            cell, learning_rate=best[cell.method.name, cell.setting]["learning_rate"]
-        )
+        replace(cell, learning_rate=best[cell.method.name, cell.setting])
         for cell in grid
     ]
 

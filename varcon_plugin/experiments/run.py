@@ -40,18 +40,20 @@ class CellError(Exception):
     """Training failed; says where its log is."""
 
 
-def run_cells(cells: Sequence[Cell], place: Place) -> Iterator[dict[str, Any]]:
-    """The result of each cell, as it is ready; ``place.jobs`` of them at a time.
+def run_cells(
+    cells: Sequence[Cell], place: Place
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and result of each cell, as it is ready; ``place.jobs`` of them at a time.
 
     Raises:
         CellError: training failed; what runs then is finished, the rest left.
     """
     data = read_data(place)
     with ThreadPoolExecutor(place.jobs) as pool:
-        futures = [pool.submit(run_cell, cell, place, data) for cell in cells]
+        names = {pool.submit(run_cell, cell, place, data): cell.name for cell in cells}
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            for future in as_completed(names):
+                yield names[future], future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -169,15 +171,13 @@ def measure(
     Where there are rare classes, both by `groups` too.
     ``per_class`` is the k-NN accuracy with equal weight of all classes that occur.
     """
-    settings = Settings(ks=(K,), temperatures=(TEMPERATURE,), device=place.device)
+    settings = Settings(device=place.device)
     curve = []
     for checkpoint in checkpoints:
         evaluation = Evaluation(load_encoder(config, checkpoint), data, settings)
-        knn = evaluation.run("knn")
-        assert knn is not None  # one process evaluates
-        curve.append([epoch_of(checkpoint), knn["results"][0]["top1"]])
-    train, labels, test, truth = evaluation.split
-    ranked = {"knn": knn_predict(train, labels, test, k=K, temperature=TEMPERATURE)}
+        train, labels, test, truth = evaluation.split
+        ranked = {"knn": knn_predict(train, labels, test, k=K, temperature=TEMPERATURE)}
+        curve.append([epoch_of(checkpoint), topk_accuracy(ranked["knn"], truth).top1])
     if place.linear:
         cs = place.regularisations
         ranked["linear"] = linear_probe(*evaluation.split, cs=cs).ranked
