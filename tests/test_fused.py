@@ -34,6 +34,13 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "TILE_BYTES_PER_THREAD", 0)
 
 
+@pytest.fixture
+def convolved_tiles(small_tiles: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, multiplied by oneDNN whatever their size, in float32."""
+    monkeypatch.setattr(fused, "MIN_CONVOLVED_ROWS", 0)
+    monkeypatch.setattr(fused, "MIN_CONVOLVED_PRODUCTS", 0)
+
+
 def assert_equals_specification(
     n: int, c: int, d: int, dtype: torch.dtype, masked: bool, replaced: bool
 ) -> None:
@@ -85,6 +92,66 @@ class TestEqualsSpecification:
         self, shape: Any, dtype: torch.dtype, masked: bool, replaced: bool
     ) -> None:
         assert_equals_specification(*shape, dtype, masked, replaced)
+
+    @pytest.mark.usefixtures("convolved_tiles")
+    def test_in_convolved_tiles(
+        self, shape: Any, dtype: torch.dtype, masked: bool, replaced: bool
+    ) -> None:
+        assert_equals_specification(*shape, dtype, masked, replaced)
+
+
+@pytest.fixture
+def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Shapes of the products that oneDNN is given."""
+    shapes: list[tuple[int, ...]] = []
+    convolve = fused._convolve
+
+    def counted(rows: Tensor, kernels: Tensor) -> Tensor:
+        shapes.append((*rows.shape, len(kernels)))
+        return convolve(rows, kernels)
+
+    monkeypatch.setattr(fused, "_convolve", counted)
+    return shapes
+
+
+def test_large_float32_products_are_convolutions_of_full_precision(
+    convolutions: list[tuple[int, ...]],
+) -> None:
+    z, t, w = batch(301, 200, 128)
+    results = []
+    for dtype in (torch.float64, torch.float32):
+        x, c = z.to(dtype, copy=True).requires_grad_(), w.to(dtype)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            terms = fused_varcon_terms(x, t, c, temperature=0.1, epsilon=0.02)
+        (grad,) = torch.autograd.grad(terms.loss.sum(), x)
+        results.append((terms.loss.double(), grad.double()))
+    assert convolutions == [(301, 128, 200), (301, 200, 128)]
+    for exact, single in zip(*results, strict=True):
+        torch.testing.assert_close(single, exact, rtol=2e-6, atol=2e-5)
+
+
+def test_small_products_are_not_convolutions(
+    convolutions: list[tuple[int, ...]],
+) -> None:
+    z, t, w = batch(64, 200, 128, torch.float32)
+    fused_varcon_terms(z, t, w, temperature=0.1, epsilon=0.02)
+    z, t, w = batch(300, 20, 128, torch.float32)
+    fused_varcon_terms(z, t, w, temperature=0.1, epsilon=0.02)
+    assert convolutions == []
+
+
+def test_without_onednn_the_matrix_product_is_used(
+    convolutions: list[tuple[int, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    z, t, w = batch(300, 200, 128, torch.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        expected = fused_varcon_terms(z, t, w, temperature=0.1, epsilon=0.02).loss
+    assert convolutions == []
+    actual = fused_varcon_terms(z, t, w, temperature=0.1, epsilon=0.02).loss
+    torch.testing.assert_close(actual, expected)
+    assert len(convolutions) == 1
 
 
 @pytest.mark.parametrize("replaced", [False, True], ids=["", "own"])
@@ -193,7 +260,7 @@ class _Largest(TorchDispatchMode):
 def test_nothing_of_the_size_of_samples_times_classes_is_made(
     temperature: float,
 ) -> None:
-    n, c, d = 600, 500, 8
+    n, c, d = 600, 500, 16
     z, t, w = batch(n, c, d)
     with _Largest() as largest:
         z.requires_grad_()

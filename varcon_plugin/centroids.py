@@ -145,8 +145,10 @@ def class_table(
             classes = labels.new_zeros(samples).scatter_(0, ranks, labels)
         targets = ranks[mine]
     sums, counts = class_sums(embeddings, targets, len(classes))
-    table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
-    return ClassTable(table[:, :-1], table[:, -1].detach(), classes, targets, exact)
+    if group is not None:
+        table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
+        sums, counts = table[:, :-1], table[:, -1].detach()
+    return ClassTable(sums, counts, classes, targets, exact)
 
 
 def dense_ranks(labels: Tensor) -> Tensor:

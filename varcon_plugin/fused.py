@@ -28,11 +28,14 @@ from varcon_plugin.functional import (
 
 __all__ = ["fused_varcon_terms"]
 
-TILE_COLUMNS = 2**10  # classes whose logits are held at a time
+TILE_COLUMNS = 2**9  # classes whose logits are held at a time
 TILE_BYTES_PER_THREAD = 2**22  # of logits: about a core's share of the cache
 DEVICE_TILE_COLUMNS = 2**14  # the same on an accelerator: worth a kernel launch
 DEVICE_TILE_BYTES = 2**26
 MIN_TILE_ROWS = 64  # fewer leave the matrix product idle
+CONVOLVED_ROWS = 16  # torch hands no smaller batch to oneDNN in a single thread
+MIN_CONVOLVED_ROWS = 128  # below, and below this many products of two numbers, it is
+MIN_CONVOLVED_PRODUCTS = 2**22  # slower than MKL
 
 
 def fused_varcon_terms(
@@ -125,7 +128,6 @@ def _evaluate(
     gradient: bool = False,
 ) -> tuple[VarConTerms, Tensor | None]:
     """The terms, and the gradient of the loss w.r.t. the embeddings if asked for."""
-    repeated = present is not None and present.is_floating_point()
     if present is None:
         weights = torch.ones_like(centroids[:, 0])
     else:
@@ -141,7 +143,7 @@ def _evaluate(
     mean_logit = torch.mv(embeddings, total)[:, None] / temperature
     mean_logit = (mean_logit - in_table) / num_others.clamp(min=1)
     lse, norm = _attend_to_others(
-        embeddings, targets, centroids, weights, repeated, temperature, weighted
+        embeddings, targets, centroids, present, weights, temperature, weighted
     )
 
     margin = true - lse  # log p_r / (1 - p_r)
@@ -181,8 +183,8 @@ def _attend_to_others(
     embeddings: Tensor,
     targets: Tensor,
     centroids: Tensor,
+    present: Tensor | None,
     weights: Tensor,
-    repeated: bool,
     temperature: float,
     weighted: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
@@ -204,8 +206,10 @@ def _attend_to_others(
     scale = 1 / (math.log(2) * temperature)
     shift = 2 * scale > math.log2(torch.finfo(embeddings.dtype).max) - 1
     rows, columns = _tile_shape(embeddings, num_classes, whole_rows=shift)
-    memory = embeddings.new_empty(rows * columns)
+    convolve = _convolution_pays(embeddings, rows, columns)
+    memory = embeddings.new_empty(0 if convolve else rows * columns)
     top, norm = embeddings.new_zeros(2, size, 1).unbind()
+    repeated = present is not None and present.is_floating_point()
     values = centroids * weights[:, None] if repeated else centroids
     blocks = [torch.split(x, columns) for x in (centroids, values, weights)]
     # -inf is added to the logit of the true class, and 0 to one of every other block.
@@ -215,8 +219,11 @@ def _attend_to_others(
         row = slice(i, i + rows)
         query, at = embeddings[row], column[row]
         for j, (keys, value, weight) in enumerate(zip(*blocks, strict=True)):
-            tile = memory[: len(query) * len(keys)].view(len(query), len(keys))
-            tile.addmm_(query, keys.T, beta=0, alpha=scale)
+            if convolve:
+                tile = _convolve(query, keys * scale)
+            else:
+                tile = memory[: len(query) * len(keys)].view(len(query), len(keys))
+                tile.addmm_(query, keys.T, beta=0, alpha=scale)
             within = at if len(keys) == columns else at.clamp(max=len(keys) - 1)
             tile.scatter_add_(1, within, torch.where(block[row] == j, hide, keep))
             if shift:
@@ -224,10 +231,45 @@ def _attend_to_others(
                 torch.amax(tile, 1, keepdim=True, out=top[row])
                 tile.sub_(top[row].clamp_(min=-2 * scale))  # finite without others
             tile.exp2_()
-            norm[row, 0].addmv_(tile, weight)
-            if weighted is not None:
+            if present is None:
+                norm[row].add_(tile.sum(dim=1, keepdim=True))
+            else:
+                norm[row, 0].addmv_(tile, weight)
+            if weighted is not None and convolve:
+                add = weighted[row].add_ if j else weighted[row].copy_
+                add(_convolve(tile, value.T))
+            elif weighted is not None:
                 weighted[row].addmm_(tile, value, beta=min(j, 1))
     return (top + norm.log2()) * math.log(2), norm.masked_fill(norm == 0, 1)
+
+
+def _convolution_pays(embeddings: Tensor, rows: int, columns: int) -> bool:
+    """Whether `_convolve` is there and faster than torch's matrix product.
+
+    That is MKL's, which leaves half the width of an AMD CPU's vectors unused.
+    """
+    backends: Any = torch.backends  # untyped upstream
+    return (
+        embeddings.device.type == "cpu"
+        and embeddings.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and backends.mkl.is_available()
+        and backends.mkldnn.is_available()
+        and backends.mkldnn.enabled
+        and rows >= MIN_CONVOLVED_ROWS
+        and rows * columns * embeddings.shape[1] >= MIN_CONVOLVED_PRODUCTS
+    )
+
+
+def _convolve(rows: Tensor, kernels: Tensor) -> Tensor:
+    """``rows @ kernels.T``, as a convolution of 1 x 1, which oneDNN computes."""
+    size, missing = len(rows), -len(rows) % CONVOLVED_ROWS
+    if missing:
+        rows = F.pad(rows, (0, 0, 0, missing))
+    image = rows.reshape(CONVOLVED_ROWS, -1, 1, rows.shape[1]).permute(0, 3, 1, 2)
+    with torch.autocast("cpu", enabled=False):
+        found = F.conv2d(image, kernels[:, :, None, None])
+    return found.permute(0, 2, 3, 1).reshape(-1, len(kernels))[:size]
 
 
 def _tile_shape(
@@ -239,7 +281,8 @@ def _tile_shape(
         limit, size = TILE_COLUMNS, TILE_BYTES_PER_THREAD * torch.get_num_threads()
     columns = num_classes if whole_rows else _even(num_classes, limit)
     rows = size // (columns * embeddings.element_size())
-    return _even(len(embeddings), max(MIN_TILE_ROWS, rows)), columns
+    rows = _even(len(embeddings), max(MIN_TILE_ROWS, rows))
+    return CONVOLVED_ROWS * math.ceil(rows / CONVOLVED_ROWS), columns
 
 
 def _even(length: int, limit: int) -> int:
