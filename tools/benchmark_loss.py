@@ -1,4 +1,4 @@
-"""Time and memory of `VarConLoss` beside other losses and beside what is inevitable.
+"""Time and memory of `VarConLoss` beside other losses and beside two matrix products.
 
     python tools/benchmark_loss.py
 

@@ -34,8 +34,8 @@ DEVICE_TILE_COLUMNS = 2**14  # the same on an accelerator: worth a kernel launch
 DEVICE_TILE_BYTES = 2**26
 MIN_TILE_ROWS = 64  # fewer leave the matrix product idle
 CONVOLVED_ROWS = 16  # torch hands no smaller batch to oneDNN in a single thread
-MIN_CONVOLVED_ROWS = 128  # below, and below this many products of two numbers, it is
-MIN_CONVOLVED_PRODUCTS = 2**22  # slower than MKL
+MIN_CONVOLVED_ROWS = 128  # with fewer, or with fewer multiplications, MKL is faster
+MIN_CONVOLVED_PRODUCTS = 2**22
 
 
 def fused_varcon_terms(
