@@ -54,11 +54,11 @@ class VarConLoss(nn.Module):
     ``world_size * local_sum / global_count``, so the mean of the returned values over
     the ranks is the global loss. Every rank must call.
 
-    Which references to take depends on the images of a class in the global batch. Two
-    or more: the class means, as published. Fewer, that is a batch smaller than twice
-    the number of classes: ``centroids=MomentumCentroids(...)``, which keeps references
-    from batch to batch. docs/centroids.md has the measurements,
-    whose intervals overlap around that limit.
+    Which references to take depends on the images of a class in the global batch. More
+    than about three: the class means, as published. Fewer, that is a batch smaller than
+    three times the number of classes: ``centroids=MomentumCentroids(...)``, which keeps
+    references from batch to batch. docs/centroids.md has the measurements; they end at
+    2.6 images a class.
 
     Args:
         temperature: tau_1, > 0. Paper's code: 0.1.
