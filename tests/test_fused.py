@@ -260,7 +260,7 @@ class _Largest(TorchDispatchMode):
 def test_nothing_of_the_size_of_samples_times_classes_is_made(
     temperature: float,
 ) -> None:
-    n, c, d = 600, 500, 16
+    n, c, d = 600, 500, 8
     z, t, w = batch(n, c, d)
     with _Largest() as largest:
         z.requires_grad_()

@@ -207,6 +207,8 @@ def _attend_to_others(
     shift = 2 * scale > math.log2(torch.finfo(embeddings.dtype).max) - 1
     rows, columns = _tile_shape(embeddings, num_classes, whole_rows=shift)
     convolve = _convolution_pays(embeddings, rows, columns)
+    if convolve:
+        rows += -rows % CONVOLVED_ROWS  # nothing to pad but in the last tile
     memory = embeddings.new_empty(0 if convolve else rows * columns)
     top, norm = embeddings.new_zeros(2, size, 1).unbind()
     repeated = present is not None and present.is_floating_point()
@@ -281,8 +283,7 @@ def _tile_shape(
         limit, size = TILE_COLUMNS, TILE_BYTES_PER_THREAD * torch.get_num_threads()
     columns = num_classes if whole_rows else _even(num_classes, limit)
     rows = size // (columns * embeddings.element_size())
-    rows = _even(len(embeddings), max(MIN_TILE_ROWS, rows))
-    return CONVOLVED_ROWS * math.ceil(rows / CONVOLVED_ROWS), columns
+    return _even(len(embeddings), max(MIN_TILE_ROWS, rows)), columns
 
 
 def _even(length: int, limit: int) -> int:
