@@ -144,11 +144,19 @@ def class_table(
             ranks = dense_ranks(labels)
             classes = labels.new_zeros(samples).scatter_(0, ranks, labels)
         targets = ranks[mine]
-    sums, counts = class_sums(embeddings, targets, len(classes))
-    if group is not None:
-        table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
-        sums, counts = table[:, :-1], table[:, -1].detach()
+    sums, counts = global_class_sums(embeddings, targets, len(classes), group)
     return ClassTable(sums, counts, classes, targets, exact)
+
+
+def global_class_sums(
+    embeddings: Tensor, targets: Tensor, num_classes: int, group: ProcessGroup | None
+) -> tuple[Tensor, Tensor]:
+    """`class_sums` of the batches of all ranks of ``group``, in one collective."""
+    sums, counts = class_sums(embeddings, targets, num_classes)
+    if group is None:
+        return sums, counts
+    table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
+    return table[:, :-1], table[:, -1].detach()
 
 
 def dense_ranks(labels: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from varcon_plugin.centroids import BatchCentroids, References
+from varcon_plugin.centroids import BatchCentroids, References, global_class_sums
 from varcon_plugin.diagnostics import (
     alignment,
     bound_shares,
@@ -28,7 +28,6 @@ from varcon_plugin.diagnostics import (
 from varcon_plugin.distributed import sum_across_ranks
 from varcon_plugin.epoch_histogram import EpochHistogram
 from varcon_plugin.failure_signs import FailureSign, FailureSigns, failure_sign
-from varcon_plugin.functional import class_sums
 from varcon_plugin.loss import Observation, VarConLoss
 
 __all__ = ["DiagnosticsMonitor", "StepReport", "find_loss", "measure"]
@@ -202,11 +201,9 @@ def measure(observation: Observation, loss: VarConLoss, views: int) -> dict[str,
         ``uniformity``. Means are over the samples that have a loss.
     """
     embeddings, _, references, _, group = observation
-    sums, counts = class_sums(
-        precise(embeddings), references.targets, len(references.centroids)
+    sums, counts = global_class_sums(
+        precise(embeddings), references.targets, len(references.centroids), group
     )
-    table = sum_across_ranks(torch.cat((sums, counts[:, None]), dim=1), group)
-    sums, counts = table[:, :-1], table[:, -1]
     centroids, num_references = _distinct(references)
     similarity = centroid_similarity(centroids)
     means = _means_across_ranks(observation, loss)
