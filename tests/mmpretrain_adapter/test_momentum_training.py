@@ -1,5 +1,6 @@
 """The bank and the balanced sampler in a run through mmengine."""
 
+import uuid
 from collections import Counter
 
 import torch
@@ -24,6 +25,7 @@ def run(tmp_path, **changes):
     }
     cfg.default_hooks.checkpoint.interval = 1
     cfg.work_dir, cfg.launcher = str(tmp_path), "none"
+    cfg.experiment_name = uuid.uuid4().hex  # mmengine's own has a resolution of 1 s
     cfg.merge_from_dict(changes)
     prepare(cfg, "train")
     runner = Runner.from_cfg(cfg)
