@@ -13,7 +13,8 @@ from varcon_plugin import fused
 from varcon_plugin.functional import normalize, varcon_terms
 from varcon_plugin.fused import fused_varcon_terms
 
-TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5}
+# float32: two orders of rounding, each up to 2e-5 from float64 on some CPUs
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 4e-5}
 SHAPES = [(1, 1, 4), (7, 1, 3), (1, 5, 2), (64, 2, 8), (131, 37, 17), (40, 251, 33)]
 TEMPERATURES = [(0.1, 0.02), (0.3, 0.0), (0.02, 0.015), (1e-3, 5e-4), (10.0, 9.0)]
 

@@ -4,6 +4,9 @@ Importing this loads torch and nothing else; the adapters are `varcon_plugin.mmp
 and `varcon_plugin.lightly`.
 """
 
+import sys
+
+from varcon_plugin._moved import MovedModules
 from varcon_plugin.functional import VarConTerms, varcon_terms
 from varcon_plugin.fused import fused_varcon_terms
 from varcon_plugin.loss import VarConLoss
@@ -17,3 +20,6 @@ __all__ = [
     "varcon_terms",
 ]
 __version__ = "0.1.0"
+
+if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
+    sys.meta_path.insert(0, MovedModules())

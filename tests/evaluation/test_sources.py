@@ -6,9 +6,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from varcon_plugin.checkpoints.weights import fill
 from varcon_plugin.evaluation.images import ImageDataset, read_folder, read_rgb
 from varcon_plugin.evaluation.sources import digits, folder, timm_encoder
-from varcon_plugin.evaluation.weights import fill
 
 
 @pytest.fixture

@@ -1,20 +1,13 @@
 """A cell on the digits, as the command runs it."""
 
-import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location(
-    "run_experiment", ROOT / "tools" / "run_experiment.py"
-)
-tool = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(tool)
+from varcon_plugin.commands import experiment as tool
 
 
 def test_the_command_runs_once_and_then_reads(tmp_path, capsys, monkeypatch):

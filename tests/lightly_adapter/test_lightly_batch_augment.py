@@ -15,9 +15,9 @@ from sklearn.datasets import load_sample_image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from varcon_plugin.augment.corrupt import ReplaceCorrupt
-from varcon_plugin.augment.crops import TwoCrops
 from varcon_plugin.lightly import AugmentOnDevice, EpochSeed, SimCLRBatchTransform
+from varcon_plugin.training.crops import TwoCrops
+from varcon_plugin.training.damaged import ReplaceCorrupt
 
 # the resumed run writes elsewhere
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed:UserWarning")

@@ -3,9 +3,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from varcon_plugin.digits import load_digits_split
 from varcon_plugin.lightly import data
 from varcon_plugin.lightly.data import Digits, create_datasets, digits_transform
+from varcon_plugin.training.digits import load_digits_split
 
 
 def test_digits_are_the_shared_split_as_rgb_images():

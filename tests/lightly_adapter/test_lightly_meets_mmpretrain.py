@@ -10,12 +10,12 @@ from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
 import varcon_plugin.mmpretrain  # noqa: F401  registers everything
-from varcon_plugin.digits import load_digits_split
 from varcon_plugin.evaluation.sources import timm_encoder
 from varcon_plugin.lightly import VarCon
 from varcon_plugin.lightly.data import Digits, create_datasets
 from varcon_plugin.lightly.evaluation import dataset_features, load_encoder
 from varcon_plugin.mmpretrain.evaluation import load_encoder as load_mm_encoder
+from varcon_plugin.training.digits import load_digits_split
 
 NORMALIZE = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 CONFIG = {

@@ -1,7 +1,6 @@
 """tools/train_lightly.py, on a small folder of images."""
 
 import csv
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,21 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from varcon_plugin.commands import evaluate, train_lightly
+
 REPO = Path(__file__).parents[2]
 TOOL = REPO / "tools" / "train_lightly.py"
 RESULTS = {"knn_top1", "knn_top5", "linear_top1", "linear_top5"}
 
 
-def load(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def tool():
-    return load(TOOL)
+    return train_lightly
 
 
 @pytest.fixture
@@ -71,7 +65,6 @@ def test_a_run_leaves_logs_checkpoints_and_results_and_can_be_resumed(
     assert list(logged(tmp_path, 1)) == [2]
     assert (tmp_path / "results.json").is_file()
 
-    evaluate = load(REPO / "tools" / "evaluate.py")
     command = ["lightly", str(last), "--data", "digits", "--out", str(tmp_path)]
     encoder = evaluate.read_encoder(evaluate.parse_args(command))
     assert encoder.transform(np.zeros((8, 8, 3), np.uint8)).shape == (3, 32, 32)

@@ -18,8 +18,8 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 import varcon_plugin.mmpretrain
-from varcon_plugin.augment.batch import BatchAugment
 from varcon_plugin.mmpretrain import BatchAugmentDataPreprocessor, EpochSeedHook
+from varcon_plugin.training.batch_augment import BatchAugment
 
 NORMALISE = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
 OFF = {"flip_prob": 0, "jitter_prob": 0, "grayscale_prob": 0, "blur_prob": 0}
@@ -215,7 +215,7 @@ def test_the_seed_decides(folder, tmp_path):
 
 def test_ranks_augment_differently(folder, tmp_path, monkeypatch):
     first = train(folder, tmp_path / "a", epochs=1, workers=0)
-    monkeypatch.setattr(varcon_plugin.mmpretrain.batch_augment, "get_rank", lambda: 1)
+    monkeypatch.setattr(varcon_plugin.mmpretrain.epoch_seed_hook, "get_rank", lambda: 1)
     second = train(folder, tmp_path / "b", epochs=1, workers=0)
     assert torch.equal(first[0][1], second[0][1])  # the sampler is not what differs
     assert not same(first, second)
@@ -230,7 +230,9 @@ def test_seeds_are_found_in_wrapped_datasets(folder):
             "dataset": {"type": "ConcatDataset", "datasets": [config, config]},
         }
     )
-    assert len(list(varcon_plugin.mmpretrain.batch_augment.worker_seeds(wrapped))) == 2
+    assert (
+        len(list(varcon_plugin.mmpretrain.epoch_seed_hook.worker_seeds(wrapped))) == 2
+    )
 
 
 def damage(folder, root, *names):

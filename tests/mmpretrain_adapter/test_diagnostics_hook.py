@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import BaseVisBackend
 from paths import REPO
 
-from varcon_plugin.digits import load_digits_split
+from varcon_plugin.training.digits import load_digits_split
 
 RECORDED = {}
 SIGNS = (

@@ -91,6 +91,17 @@ def render(report: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def summary(report: Mapping[str, Any]) -> str:
+    """The numbers of a report as one Markdown table, and what they are of."""
+    rows = [[name, number(value)] for name, value in flatten(report).items()]
+    about = report["data"]
+    return (
+        f"Frozen features on {about['name']}: {about['train']:,} training and "
+        f"{about['test']:,} test images, in percent.\n\n"
+        + markdown_table(["metric", "value"], rows)
+    )
+
+
 def number(value: float | None) -> str:
     """Two decimals, or nothing."""
     return "" if value is None else f"{value:.2f}"

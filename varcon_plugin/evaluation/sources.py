@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from varcon_plugin.digits import load_digits_split
+from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.images import (
     Encoder,
     Images,
@@ -19,7 +19,7 @@ from varcon_plugin.evaluation.images import (
     read_folder,
     read_rgb,
 )
-from varcon_plugin.evaluation.weights import fill, read_weights
+from varcon_plugin.training.digits import load_digits_split
 
 __all__ = ["ImageTransform", "NormalizedEncoder", "digits", "folder", "timm_encoder"]
 

@@ -9,8 +9,8 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
-from varcon_plugin.augment import BatchAugment
-from varcon_plugin.augment.crops import TwoCrops
+from varcon_plugin.training import BatchAugment
+from varcon_plugin.training.crops import TwoCrops
 
 __all__ = ["AugmentOnDevice", "EpochSeed", "SimCLRBatchTransform"]
 
@@ -18,7 +18,7 @@ __all__ = ["AugmentOnDevice", "EpochSeed", "SimCLRBatchTransform"]
 class SimCLRBatchTransform(nn.Module):
     """What lightly's ``SimCLRTransform`` does after the crop, on a batch of crops.
 
-    The datasets' transform is `varcon_plugin.augment.crops.TwoCrops`. Call this in the
+    The datasets' transform is `varcon_plugin.training.crops.TwoCrops`. Call this in the
     LightningModule's ``on_after_batch_transfer`` while it trains, or put
     `AugmentOnDevice` in front of the module.
 

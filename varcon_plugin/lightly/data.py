@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from torchvision import transforms as T
 from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
 
-from varcon_plugin.digits import load_digits_split
+from varcon_plugin.training.digits import load_digits_split
 
 __all__ = [
     "Datasets",

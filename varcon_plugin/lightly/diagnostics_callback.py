@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_warn
 
-from varcon_plugin.monitor import DiagnosticsMonitor, find_loss
+from varcon_plugin.health.monitor import DiagnosticsMonitor, find_loss
 
 __all__ = ["VarConDiagnosticsCallback"]
 

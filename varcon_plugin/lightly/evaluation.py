@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms as T
 
+from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.features import extract_features
 from varcon_plugin.evaluation.images import Encoder
 from varcon_plugin.evaluation.sources import ImageTransform, NormalizedEncoder
-from varcon_plugin.evaluation.weights import fill, read_weights
 from varcon_plugin.lightly.backbone import create_backbone
 from varcon_plugin.lightly.data import resize_and_crop
 

@@ -5,29 +5,24 @@ In a config: ``custom_imports = dict(imports=['varcon_plugin.mmpretrain'])``.
 
 from mmpretrain.registry import MODELS
 
-from varcon_plugin.baselines import MetricLearningLoss, PrototypeLoss
 from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.algorithm import VarCon
 from varcon_plugin.mmpretrain.backbone import TIMMEncoder
 from varcon_plugin.mmpretrain.baselines import ClassifierHead, LossHead
-from varcon_plugin.mmpretrain.batch_augment import (
-    BatchAugmentDataPreprocessor,
-    EpochSeedHook,
-    TwoCrops,
-)
+from varcon_plugin.mmpretrain.check_hooks import LabelCheckHook, PretrainedCheckHook
 from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
+from varcon_plugin.mmpretrain.data_preprocessor import BatchAugmentDataPreprocessor
 from varcon_plugin.mmpretrain.datasets import Digits
 from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
+from varcon_plugin.mmpretrain.epoch_seed_hook import EpochSeedHook
 from varcon_plugin.mmpretrain.head import VarConHead
-from varcon_plugin.mmpretrain.hooks import (
-    LabelCheckHook,
-    PretrainedCheckHook,
-)
 from varcon_plugin.mmpretrain.knn_hook import KNNHook
 from varcon_plugin.mmpretrain.log_buffers import allow_log_buffers
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.mmpretrain.speed import CompileHook
+from varcon_plugin.mmpretrain.two_crops import TwoCrops
 from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.training.baselines import MetricLearningLoss, PrototypeLoss
 
 for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss):
     MODELS.register_module(module=module)

@@ -8,7 +8,7 @@ import numpy as np
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATASETS
 
-from varcon_plugin.digits import load_digits_split
+from varcon_plugin.training.digits import load_digits_split
 
 __all__ = ["Digits"]
 

@@ -11,8 +11,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from varcon_plugin.mmpretrain.hooks import unwrapped
-from varcon_plugin.monitor import DiagnosticsMonitor, find_loss
+from varcon_plugin.health.monitor import DiagnosticsMonitor, find_loss
+from varcon_plugin.mmpretrain.unwrap import unwrapped
 
 __all__ = ["VarConDiagnosticsHook"]
 

@@ -13,8 +13,8 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS, TRANSFORMS
 from torch import Tensor, nn
 
+from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.images import Encoder, Images, Item, Splits
-from varcon_plugin.evaluation.weights import fill, read_weights
 
 __all__ = ["MMEncoder", "MMTransform", "load_encoder", "load_splits", "pooled"]
 

@@ -22,7 +22,7 @@ from varcon_plugin.mmpretrain.evaluation import (
     read_dataset,
     reads_bgr,
 )
-from varcon_plugin.mmpretrain.hooks import unwrapped
+from varcon_plugin.mmpretrain.unwrap import unwrapped
 
 __all__ = ["KNNHook"]
 

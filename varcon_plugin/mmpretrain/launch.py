@@ -20,7 +20,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 
-from varcon_plugin.checkpoint import load_state_dict, mismatch
+from varcon_plugin.checkpoints.reading import load_state_dict, mismatch
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.mmpretrain.cpu import has_accelerator
 

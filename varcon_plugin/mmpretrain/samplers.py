@@ -8,13 +8,13 @@ from mmengine.dist import get_dist_info, sync_random_seed
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATA_SAMPLERS
 
-import varcon_plugin.sampler
+import varcon_plugin.training.sampler
 
 __all__ = ["ClassBalancedSampler"]
 
 
 @DATA_SAMPLERS.register_module()
-class ClassBalancedSampler(varcon_plugin.sampler.ClassBalancedSampler):
+class ClassBalancedSampler(varcon_plugin.training.sampler.ClassBalancedSampler):
     """P classes with K images each in every global batch.
 
     The loader's ``batch_size`` is P * K / (number of processes).

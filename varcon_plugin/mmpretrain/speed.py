@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
-from varcon_plugin.mmpretrain.hooks import unwrapped
+from varcon_plugin.mmpretrain.unwrap import unwrapped
 
 __all__ = ["CompileHook"]
 

@@ -1,0 +1,233 @@
+"""Every direction ends in a network that gives the same features."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from huggingface_hub import ModelCard
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+from paths import REPO
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.models import resnet18, resnet50
+
+import varcon_plugin.mmpretrain  # noqa: F401  registers everything
+from varcon_plugin.checkpoints.conversion import (
+    read_backbone,
+    shrink_stem,
+    timm_model,
+    torchvision_model,
+)
+from varcon_plugin.checkpoints.reading import load_state_dict
+from varcon_plugin.commands import convert as tool
+
+
+def trained_looking(model):
+    """Running statistics away from 0 and 1, so that mixing them up shows."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.8, 1.2)
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+    model.eval()  # returns None for mmpretrain's ResNet
+    return model
+
+
+@torch.no_grad()
+def features(model, size):
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    output = model(images)
+    if isinstance(output, tuple):  # mmpretrain's stages
+        output = output[-1]
+    return output.mean(dim=(2, 3)) if output.ndim == 4 else output
+
+
+def same_features(model, witness, size=32):
+    expected = features(witness, size)
+    assert expected.std() > 1e-3
+    model.eval()
+    torch.testing.assert_close(features(model, size), expected)
+
+
+def authors_checkpoint(path, network=resnet18, prefix=""):
+    """What the authors' script saves, from a torchvision network: names of its own."""
+    model = network(weights=None)
+    shrink_stem(model)
+    model.fc = nn.Identity()
+    trained_looking(model)
+    head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))
+    state = {
+        f"{prefix}encoder.{name.replace('downsample', 'shortcut')}": value
+        for name, value in model.state_dict().items()
+    }
+    state |= {f"{prefix}head.{n}": value for n, value in head.state_dict().items()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    content = {
+        "opt": argparse.Namespace(lr=0.5, batch_size=128),
+        "model": state,
+        "optimizer": optimizer.state_dict(),
+        "epoch": 200,
+    }
+    torch.save(content, path)
+    return model, head
+
+
+def mmpretrain_checkpoint(path, **backbone):
+    """What mmpretrain saves for a model of ours."""
+    init_default_scope("mmpretrain")
+    model = trained_looking(MODELS.build(backbone))
+    state = {f"backbone.{n}": value for n, value in model.state_dict().items()}
+    state["neck.fc0.weight"] = torch.zeros(4, 4)
+    torch.save({"state_dict": state, "meta": {}}, path)
+    return model
+
+
+def convert(source, out, to, *more):
+    tool.main([str(source), str(out), "--to", to, *map(str, more)])
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_authors_to_ours(tmp_path, prefix):
+    source, out = tmp_path / "authors.pth", tmp_path / "ours.pth"
+    witness, head = authors_checkpoint(source, prefix=prefix)
+    convert(source, out, "varcon")
+    model = MODELS.build(
+        {
+            "type": "mmpretrain.VarCon",
+            "backbone": {"type": "ResNet_CIFAR", "depth": 18},
+            "neck": {
+                "type": "MoCoV2Neck",
+                "in_channels": 512,
+                "hid_channels": 512,
+                "out_channels": 128,
+            },
+            "head": {"type": "VarConHead"},
+        }
+    ).eval()
+    model.load_state_dict(load_state_dict(out))
+    same_features(model.backbone, witness)
+    pooled = features(witness, 32)
+    maps = pooled[:, :, None, None]
+    torch.testing.assert_close(model.neck((maps,))[0], head(pooled))
+
+
+@pytest.mark.parametrize("to", ["torchvision", "timm", "plain"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_mmpretrain_resnet_to(tmp_path, to, suffix):
+    source, out = tmp_path / "epoch_1.pth", tmp_path / f"out{suffix}"
+    witness = mmpretrain_checkpoint(source, type="ResNet", depth=50)
+    convert(source, out, to)
+    state = load_file(out) if suffix == ".safetensors" else load_state_dict(out)
+    if to == "timm":
+        model = timm.create_model("resnet50", num_classes=0)
+    else:
+        model = resnet50(weights=None)
+        model.fc = nn.Identity()
+    model.load_state_dict(state)
+    same_features(model, witness, 64)
+
+
+def test_mmpretrain_cifar_resnet_to_both_libraries(tmp_path):
+    source = tmp_path / "epoch_1.pth"
+    witness = mmpretrain_checkpoint(source, type="ResNet_CIFAR", depth=18)
+    backbone = read_backbone(source)
+    assert (backbone.arch, backbone.stem) == ("resnet18", "cifar")
+    same_features(torchvision_model(backbone), witness)
+    same_features(timm_model(backbone), witness)
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [("resnet18", None), ("vit_tiny_patch16_224", "vit_tiny_patch16_224")],
+)
+@pytest.mark.parametrize("door", ["mmpretrain", "lightly"])
+def test_timm_backbones_come_back_from_either_door(tmp_path, name, arch, door):
+    source, out = tmp_path / "in.ckpt", tmp_path / "out.safetensors"
+    witness = trained_looking(timm.create_model(name, num_classes=0))
+    inner = "backbone.timm_model." if door == "mmpretrain" else "backbone."
+    state = {f"{inner}{n}": value for n, value in witness.state_dict().items()}
+    state["projection_head.layers.0.weight"] = torch.zeros(2, 2)
+    torch.save({"state_dict": state, "hyper_parameters": {"backbone": name}}, source)
+    convert(source, out, "timm", *(["--arch", arch] if arch else []))
+    model = timm.create_model(name, num_classes=0)
+    model.load_state_dict(load_file(out))
+    same_features(model, witness, 224)
+    convert(
+        source, tmp_path / "ours.pth", "varcon", *(["--arch", arch] if arch else [])
+    )
+    back = read_backbone(tmp_path / "ours.pth", arch)
+    same_features(timm_model(back), witness, 224)
+
+
+def test_hub_folder_loads_in_timm_and_says_what_it_is(tmp_path):
+    source, out = tmp_path / "epoch_1.pth", tmp_path / "resnet18-varcon"
+    witness = mmpretrain_checkpoint(source, type="ResNet", depth=18)
+    report = tmp_path / "report.json"
+    report.write_text(
+        json.dumps(
+            {
+                "data": {"name": "imagenet", "train": 10, "test": 5},
+                "protocols": {
+                    "linear": {"top1": 71.234, "top5": 90.0, "mean_per_class": 70.0}
+                },
+            }
+        )
+    )
+    more = ("--config", REPO / "configs/varcon_r50_imagenet.py", "--report", report)
+    convert(source, out, "hub", *more, "--license", "apache-2.0")
+    model = timm.create_model(f"local-dir:{out}", pretrained=True)
+    same_features(model, witness, 64)
+    assert model.pretrained_cfg["mean"] == pytest.approx((0.485, 0.456, 0.406), 1e-4)
+    card = ModelCard.load(out / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert card.data.library_name == "timm"
+    assert "71.23" in card.text
+    assert "arXiv 2506.07413" in card.text
+
+
+def test_the_model_card_of_a_cifar_network_runs(tmp_path, monkeypatch):
+    source, out = tmp_path / "authors.pth", tmp_path / "resnet18-cifar"
+    witness, _ = authors_checkpoint(source)
+    convert(source, out, "hub", "--config", REPO / "configs/varcon_r50_cifar100.py")
+    card = (out / "README.md").read_text()
+    assert "32 x 32, mean (0.5071, 0.4865, 0.4409)" in card
+    code = card.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    torch.save(images, "images.pt")
+    script = (
+        "import torch\nimages = torch.load('images.pt')\n"
+        f"{code}\ntorch.save(features.detach(), 'features.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    torch.testing.assert_close(torch.load("features.pt"), features(witness, 32))
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+def test_what_cannot_be_converted_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source, out = tmp_path / "in.pth", tmp_path / "out.pth"
+    torch.save({"model": {"encoder.conv1.weight": Hostile()}}, source)
+    with pytest.raises(SystemExit, match=r"cannot be loaded safely.*mkdir"):
+        convert(source, out, "varcon")
+    assert not (tmp_path / "owned").exists()
+    mmpretrain_checkpoint(source, type="ResNet_CIFAR", depth=18, base_channels=16,
+                          stem_channels=16)  # fmt: skip
+    with pytest.raises(SystemExit, match="no standard ResNet that torchvision"):
+        convert(source, out, "torchvision")
+    with pytest.raises(SystemExit, match=r"do not fill timm's resnet50: .*Missing"):
+        convert(source, out, "timm", "--arch", "resnet50")
+    torch.save({"loss": torch.zeros(1)}, source)
+    with pytest.raises(SystemExit, match="holds no backbone"):
+        convert(source, out, "plain")
+    assert not out.exists()

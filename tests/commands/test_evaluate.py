@@ -1,0 +1,169 @@
+"""tools/evaluate.py and tools/compare.py, as users call them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmpretrain.registry import MODELS
+
+from varcon_plugin.commands import compare, evaluate
+
+REPO = Path(__file__).parents[2]
+LINEAR = REPO / "configs" / "varcon_r18_digits_linear.py"
+PRETRAIN = REPO / "configs" / "varcon_r18_digits.py"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Of the pretraining config, untrained."""
+    cfg = Config.fromfile(PRETRAIN)
+    init_default_scope("mmpretrain")
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    path = tmp_path_factory.mktemp("checkpoint") / "epoch_1.pth"
+    torch.save({"meta": {}, "state_dict": model.state_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "untrained"
+    arguments = ["--protocols", "knn", "few-shot", "--export", "npz", "--shots", "1"]
+    evaluate.main([str(LINEAR), str(checkpoint), "--out", str(out), *arguments])
+    return out
+
+
+def test_config_and_checkpoint_to_report(report):
+    found = json.loads((report / "report.json").read_text())
+    assert found["model"]["source"] == "mmpretrain"
+    assert found["model"]["dimension"] == 128
+    assert found["data"]["train"] == 1347
+    assert {p.name for p in report.iterdir()} == {
+        "features", "features_test.npz", "features_train.npz", "few_shot.png",
+        "report.csv", "report.json", "report.md", "tsne.png",
+    }  # fmt: skip
+
+
+def test_the_pretraining_config_gives_the_same_features(report, checkpoint, tmp_path):
+    """Its test pipeline is derived from its crop, its data named on the side."""
+    data = ["--data", str(LINEAR), "--protocols", "knn"]
+    evaluate.main([str(PRETRAIN), str(checkpoint), "--out", str(tmp_path), *data])
+    ours = json.loads((tmp_path / "report.json").read_text())["protocols"]["knn"]
+    theirs = json.loads((report / "report.json").read_text())["protocols"]["knn"]
+    assert ours == theirs
+
+
+def test_timm_on_digits(tmp_path, capsys):
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), weights)
+    evaluate.main(
+        ["timm:test_resnet", str(weights), "--data", "digits", "--image-size", "32",
+         "--protocols", "knn", "--k", "20", "--out", str(tmp_path / "out")]
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    assert re.search(r"\| k-NN \(k=20, T=0.07\) top-1 \| \d\d\.\d\d \|", said)
+    assert "(k=10" not in said
+
+
+def test_lightly_checkpoint_on_digits(tmp_path):
+    from varcon_plugin.lightly import VarCon
+
+    module = VarCon(
+        8, 10, backbone="resnet18", backbone_kwargs={"channels": [4, 4, 8, 8]},
+        image_size=16,
+    )  # fmt: skip
+    path = tmp_path / "last.ckpt"
+    content = {"hyper_parameters": dict(module.hparams)}
+    torch.save({"state_dict": module.state_dict(), **content}, path)
+    evaluate.main(
+        ["lightly", str(path), "--data", "digits", "--protocols", "knn",
+         "--out", str(tmp_path / "out")]
+    )  # fmt: skip
+    found = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert found["model"]["source"] == "lightly"
+    assert found["model"]["dimension"] == 8
+    assert "16" in found["data"]["transform"]
+
+
+def test_two_processes_give_the_report_of_one(report, checkpoint, tmp_path):
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", "2", "tools/evaluate.py", LINEAR, checkpoint,
+        "--protocols", "knn", "--out", tmp_path,
+    ]  # fmt: skip
+    run = subprocess.run(
+        [str(part) for part in command],
+        cwd=REPO,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("| metric |") == 1
+    ours = json.loads((tmp_path / "report.json").read_text())["protocols"]["knn"]
+    theirs = json.loads((report / "report.json").read_text())["protocols"]["knn"]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["CONFIG", "nope.pth"], "checkpoint not found: nope.pth"),
+        (["nope.py", "CHECKPOINT"], "config not found: nope.py"),
+        (["timm:nope", "CHECKPOINT", "--data", "digits"], "timm has no model 'nope'"),
+        (["timm:test_resnet", "CHECKPOINT", "--data", "digits"], "missing: conv1."),
+        (["CONFIG", "CHECKPOINT", "--data", "/nowhere"], "expected image folders"),
+        (["CONFIG", "CHECKPOINT", "--k", "1348"], r"k must be in \[1, 1347\]"),
+        (
+            ["CONFIG", "CHECKPOINT", "--protocols", "few-shot", "--shots", "200"],
+            r"shots must be in \[1, 131\].*class 8 has 131 training images",
+        ),
+        (["CONFIG", "CHECKPOINT", "--protocols", "transfer"], "give --transfer"),
+        (["PRETRAIN", "CHECKPOINT"], "no test_dataloader or val_dataloader"),
+        (
+            ["CONFIG", "CHECKPOINT", "--cfg-options", "model.backbone.depth=34"],
+            r"missing: layer1\.2\.",
+        ),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(
+    arguments, message, checkpoint, report, tmp_path
+):
+    known = {"CONFIG": LINEAR, "CHECKPOINT": checkpoint, "PRETRAIN": PRETRAIN}
+    arguments = [str(known.get(argument, argument)) for argument in arguments]
+    arguments += ["--out", str(tmp_path), "--cache", str(report / "features")]
+    with pytest.raises(SystemExit, match=message) as stopped:
+        evaluate.main(arguments)
+    assert str(stopped.value).startswith("evaluate.py: ")
+    assert "\n" not in str(stopped.value)
+
+
+def test_compare(report, tmp_path, capsys):
+    found = json.loads((report / "report.json").read_text())
+    found["protocols"]["knn"]["results"][0]["top1"] = 12.5
+    found["data"]["fingerprint"] = "other"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "report.json").write_text(json.dumps(found))
+    table = tmp_path / "table.csv"
+    compare.main([str(report), str(tmp_path / "other"), "--csv", str(table)])
+    said = capsys.readouterr().out
+    assert "| metric | untrained | other |" in said
+    assert re.search(r"\| k-NN \(k=10, T=0.07\) top-1 \| \d+\.\d\d \| 12.50 \|", said)
+    assert "Not the same images" in said
+    assert table.read_text().startswith("metric,untrained,other")
+
+
+def test_compare_names_a_file_that_is_no_report(tmp_path):
+    (tmp_path / "report.json").write_text("[]")
+    with pytest.raises(SystemExit, match="is not a report of tools/evaluate"):
+        compare.main([str(tmp_path)])

@@ -1,0 +1,80 @@
+"""The pictures, from records that the monitor wrote."""
+
+import json
+import sys
+
+import matplotlib.image
+import pytest
+import torch
+
+from varcon_plugin import VarConLoss
+from varcon_plugin.commands import plot as tool
+from varcon_plugin.health.monitor import DiagnosticsMonitor
+
+PICTURES = ["centroids", "confidence", "geometry", "loss", "tau2"]
+
+
+@pytest.fixture
+def plot(monkeypatch, capsys):
+    """``plot(folder)``: what the tool prints."""
+
+    def run(folder):
+        argv = ["plot_diagnostics.py", str(folder), "--dpi", "30"]
+        monkeypatch.setattr(sys, "argv", argv)
+        tool.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def record(folder, *, epochs, epsilon=0.02, labels=None):
+    """A run of two steps an epoch on noise."""
+    torch.manual_seed(0)
+    loss = VarConLoss(0.1, epsilon)
+    monitor = DiagnosticsMonitor(loss, folder, interval=1, histogram_epochs=1, views=1)
+    labels = torch.arange(12) % 4 if labels is None else labels
+    for epoch in range(1, epochs + 1):
+        for step in (2 * epoch - 1, 2 * epoch):
+            monitor.begin_step(step, epoch)
+            loss(torch.randn(len(labels), 8), labels)
+            monitor.end_step()
+        monitor.end_epoch(epoch)
+
+
+def test_every_run_below_the_folder_gets_its_pictures(plot, tmp_path):
+    folders = [tmp_path / "version_0" / "diagnostics", tmp_path / "b" / "diagnostics"]
+    record(folders[0], epochs=20)
+    record(folders[1], epochs=1)
+    assert plot(tmp_path).count("epoch  tau2 mean") == 2
+    for folder in folders:
+        assert sorted(path.stem for path in folder.glob("*.png")) == PICTURES
+        for path in folder.glob("*.png"):
+            picture = matplotlib.image.imread(path)
+            assert picture[..., :3].std() > 0.05, f"{path} is blank"
+
+
+@pytest.mark.parametrize("odd", [{"epsilon": 0.0}, {"labels": torch.arange(12)}])
+def test_records_without_a_range_or_without_classmates_are_drawn(plot, tmp_path, odd):
+    record(tmp_path, epochs=2, **odd)
+    assert plot(tmp_path).count(".png") == 5
+
+
+def test_without_stored_epochs_the_curves_remain(plot, tmp_path):
+    record(tmp_path, epochs=2)
+    for path in tmp_path.glob("*.npz"):
+        path.unlink()
+    assert "centroids.png needs stored epochs" in plot(tmp_path)
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == PICTURES[1:]
+
+
+def test_steps_that_a_resumed_run_measured_again_count_once(tmp_path):
+    lines = [{"step": s, "loss": v} for s, v in ((1, 4), (2, 3), (3, 9), (2, 7))]
+    (tmp_path / "scalars.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    scalars = tool.load(tmp_path).scalars
+    assert scalars["step"].tolist() == [1, 2, 3]
+    assert scalars["loss"].tolist() == [4, 7, 9]
+
+
+def test_a_folder_without_records_is_an_error_that_says_what_to_do(plot, tmp_path):
+    with pytest.raises(SystemExit, match="train with VarConDiagnosticsHook"):
+        plot(tmp_path)

@@ -1,0 +1,6 @@
+"""Images a second for each CPU core; --help says how."""
+
+from varcon_plugin.commands.benchmarks.data import main
+
+if __name__ == "__main__":
+    main()

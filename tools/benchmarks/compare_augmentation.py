@@ -1,0 +1,6 @@
+"""Does training see a difference between augmentations? --help says how."""
+
+from varcon_plugin.commands.benchmarks.augmentation import main
+
+if __name__ == "__main__":
+    main()

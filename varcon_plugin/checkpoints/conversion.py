@@ -1,0 +1,202 @@
+"""Checkpoints from one place to another: the authors' code, our doors, other libraries.
+
+The weights of a backbone get the names that torchvision and timm share, whatever wrote
+them; each target then loads them strictly, so that a file that is written also loads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from varcon_plugin.checkpoints.reading import listed
+from varcon_plugin.checkpoints.weights import read_weights
+
+__all__ = ["Backbone", "read_backbone", "timm_model", "torchvision_model"]
+
+PREFIXES = ("backbone.timm_model.", "backbone.", "encoder.module.", "encoder.")
+RESNETS: dict[
+    tuple[tuple[int, ...], bool], str
+] = {  # blocks in each stage, and whether they are bottlenecks
+    ((2, 2, 2, 2), False): "resnet18",
+    ((3, 4, 6, 3), False): "resnet34",
+    ((3, 4, 6, 3), True): "resnet50",
+    ((3, 4, 23, 3), True): "resnet101",
+    ((3, 8, 36, 3), True): "resnet152",
+    ((3, 24, 36, 3), True): "resnet200",
+}
+STEMS = {3: "cifar", 7: "imagenet"}  # by the side of the first kernel
+
+
+class Backbone(NamedTuple):
+    """Weights of an encoder under timm's (and torchvision's) names.
+
+    Attributes:
+        weights: without projection or classifier.
+        arch: name in timm (and torchvision), None if it is no standard ResNet.
+        stem: of a ResNet, ``"cifar"`` is one 3x3 convolution without stride or pool.
+        projection: weights of the authors' two-layer head as mmpretrain's MoCoV2Neck
+            names them; empty for others.
+        in_mmpretrain: whether it is mmpretrain's own ResNet in our configs, and not
+            timm's model.
+    """
+
+    weights: dict[str, Tensor]
+    arch: str | None
+    stem: str
+    projection: dict[str, Tensor]
+    in_mmpretrain: bool
+
+
+def read_backbone(path: Path, arch: str | None = None) -> Backbone:
+    """The backbone in a checkpoint of mmpretrain, lightly, the authors or SupContrast.
+
+    Only tensors are unpickled (`varcon_plugin.checkpoints.reading.load_state_dict`).
+
+    Args:
+        path: torch or safetensors file.
+        arch: timm's name, for what is no ResNet.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds no backbone.
+    """
+    weights = read_weights(path)
+    prefix = next((p for p in PREFIXES if any(n.startswith(p) for n in weights)), "")
+    own = {
+        rename(name.removeprefix(prefix)): tensor
+        for name, tensor in weights.items()
+        if name.startswith(prefix) and not is_classifier(name)
+    }
+    if not own or not any(name.endswith(".weight") for name in own):
+        raise ValueError(
+            f"{path} holds no backbone: expected names that start with backbone. or "
+            f"encoder., got {listed(list(weights), 3)}"
+        )
+    found, stem = describe(own)
+    head = prefix.startswith("encoder.")
+    projection = {
+        f"mlp.{name.removeprefix('head.').removeprefix('module.')}": tensor
+        for name, tensor in weights.items()
+        if head and re.match(r"head\.(module\.)?[02]\.", name)
+    }
+    native = bool(stem) and prefix != PREFIXES[0] and found != "resnet200"
+    return Backbone(own, arch or found, stem, projection, native)
+
+
+def rename(name: str) -> str:
+    """The authors' name of a weight of a ResNet as torchvision has it."""
+    return name.replace(".shortcut.", ".downsample.")
+
+
+def is_classifier(name: str) -> bool:
+    """Whether a plain checkpoint of torchvision or timm has this in its classifier."""
+    return name.split(".")[0] in ("fc", "head", "classifier")
+
+
+def describe(weights: Mapping[str, Tensor]) -> tuple[str | None, str]:
+    """Name and stem of a standard ResNet, from the shapes of its weights alone."""
+    blocks = [
+        {name.split(".")[1] for name in weights if name.startswith(f"layer{stage}.")}
+        for stage in (1, 2, 3, 4)
+    ]
+    first = weights.get("conv1.weight")
+    inner = weights.get("layer1.0.conv1.weight")
+    if first is None or inner is None or first.shape[-1] not in STEMS:
+        return None, ""
+    bottleneck = "layer1.0.conv3.weight" in weights
+    standard = first.shape[0] == 64 and inner.shape[0] == 64
+    arch = RESNETS.get((tuple(map(len, blocks)), bottleneck)) if standard else None
+    return arch, STEMS[first.shape[-1]]
+
+
+def torchvision_model(backbone: Backbone) -> nn.Module:
+    """Torchvision's model with the weights, without classifier: images to (N, F).
+
+    Raises:
+        ValueError: torchvision has no such model, or the weights do not fill it.
+    """
+    from torchvision.models import get_model, list_models
+
+    arch = checked_arch(backbone, "torchvision")
+    if arch not in list_models() or not arch.startswith("resnet"):
+        raise ValueError(
+            f"torchvision has no ResNet {arch!r} with these names; write timm or "
+            "safetensors instead"
+        )
+    model = get_model(arch, weights=None)
+    model.fc = nn.Identity()
+    return filled(model, backbone, "torchvision")
+
+
+def timm_model(backbone: Backbone, **options: Any) -> nn.Module:
+    """Timm's model with the weights, without classifier: images to (N, F).
+
+    Args:
+        backbone: with an ``arch`` that timm knows.
+        options: further arguments of ``timm.create_model``, as in training.
+
+    Raises:
+        ValueError: timm has no such model, or the weights do not fill it.
+    """
+    import timm
+
+    arch = checked_arch(backbone, "timm")
+    if not timm.is_model(arch):
+        raise ValueError(f"timm has no model {arch!r}")
+    model = timm.create_model(arch, num_classes=0, **options)
+    return filled(model, backbone, "timm")
+
+
+def checked_arch(backbone: Backbone, library: str) -> str:
+    """The name of the architecture, if there is one."""
+    if backbone.arch is None:
+        raise ValueError(
+            f"the backbone is no standard ResNet that {library} would know; name its "
+            "timm model with --arch, or write plain weights (safetensors, varcon)"
+        )
+    return backbone.arch
+
+
+def filled(model: nn.Module, backbone: Backbone, library: str) -> nn.Module:
+    """``model``, in evaluation mode, with the stem and all weights of ``backbone``."""
+    if backbone.stem == "cifar":
+        shrink_stem(model)
+    try:
+        model.load_state_dict(backbone.weights, strict=True)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())
+        raise ValueError(
+            f"the weights do not fill {library}'s {backbone.arch}: {text[:400]}"
+        ) from error
+    return model.eval()
+
+
+def shrink_stem(model: Any) -> None:
+    """Give a ResNet the stem for images of 32 pixels: 3x3, no stride, no pooling."""
+    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+
+
+def varcon_state(backbone: Backbone) -> dict[str, Tensor]:
+    """State of our mmpretrain models (and of the backbone of lightly's)."""
+    inner = "backbone." if backbone.in_mmpretrain else "backbone.timm_model."
+    state = {inner + name: tensor for name, tensor in backbone.weights.items()}
+    return state | {f"neck.{n}": tensor for n, tensor in backbone.projection.items()}
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write safetensors or, for any other suffix, what ``torch.load`` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        save_file(tensors, path, {"format": "pt"})
+    else:
+        torch.save(tensors, path)

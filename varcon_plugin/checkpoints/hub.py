@@ -1,0 +1,145 @@
+"""A folder for the Hugging Face Hub: weights, configuration, model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from varcon_plugin.checkpoints.conversion import Backbone, save_weights, timm_model
+
+__all__ = ["Input", "write_hub_folder"]
+
+CITATION = """@inproceedings{wang2025varcon,
+  title     = {Variational Supervised Contrastive Learning},
+  author    = {Wang, Ziwen and Fan, Jiajun and Nguyen, Thao and Ji, Heng and Liu, Ge},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year      = {2025},
+  eprint    = {2506.07413},
+}"""
+
+
+class Input(NamedTuple):
+    """What the model takes: RGB in [0, 1], normalised.
+
+    Attributes:
+        size: side of the images in pixels.
+        mean: of the channels.
+        std: of the channels.
+    """
+
+    size: int = 224
+    mean: Sequence[float] = (0.485, 0.456, 0.406)
+    std: Sequence[float] = (0.229, 0.224, 0.225)
+
+
+def write_hub_folder(
+    backbone: Backbone,
+    folder: Path,
+    *,
+    source: str,
+    taken: Input,
+    results: str | None = None,
+    license_id: str | None = None,
+) -> None:
+    """Write ``model.safetensors``, ``config.json`` and ``README.md``.
+
+    ``timm.create_model("local-dir:FOLDER")`` (or ``hf-hub:USER/NAME``, once uploaded)
+    loads it. timm has no ResNets with the stem of CIFAR: there the model card shows the
+    lines that do.
+
+    Args:
+        backbone: of a standard architecture.
+        folder: created if missing.
+        source: what the weights come from, for the card.
+        taken: what the model was trained on.
+        results: of an evaluation, in Markdown, for the card.
+        license_id: of the weights, as the Hub names it.
+
+    Raises:
+        ValueError: as `timm_model`.
+    """
+    from timm.models import save_for_hf
+
+    model: Any = timm_model(backbone)
+    data = {
+        "input_size": (3, taken.size, taken.size),
+        "mean": tuple(taken.mean),
+        "std": tuple(taken.std),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    if backbone.stem == "cifar":
+        save_weights(backbone.weights, folder / "model.safetensors")
+        config = {
+            "architecture": backbone.arch,
+            "stem": backbone.stem,
+            "num_features": model.num_features,
+            **data,
+        }
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    else:
+        about = {"pretrained_cfg": {**data, "tag": "varcon"}}
+        save_for_hf(model, str(folder), about, safe_serialization=True)
+    card = model_card(backbone, folder.name, source, taken, results, license_id)
+    (folder / "README.md").write_text(card)
+
+
+def model_card(
+    backbone: Backbone,
+    name: str,
+    source: str,
+    taken: Input,
+    results: str | None,
+    license_id: str | None,
+) -> str:
+    """The README of the folder, with the Hub's front matter."""
+    from huggingface_hub import ModelCardData
+
+    data = ModelCardData(
+        license=license_id,
+        library_name="timm" if backbone.stem != "cifar" else None,
+        pipeline_tag="image-feature-extraction",
+        tags=["varcon", "supervised-contrastive-learning"],
+    )
+    stem = " with a 3x3 stem for small images" if backbone.stem == "cifar" else ""
+    parts = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# {name}",
+        f"A {backbone.arch}{stem}, trained with Variational Supervised Contrastive "
+        "Learning (VarCon, [arXiv 2506.07413](https://arxiv.org/abs/2506.07413)) by "
+        "varcon_plugin. It turns images into features; there is no classifier.",
+        f"- Weights from `{source}`\n- Input: RGB, {taken.size} x {taken.size}, mean "
+        f"{numbers(taken.mean)}, standard deviation {numbers(taken.std)} of channels "
+        "in [0, 1]",
+        "## Use",
+        f"```python\n{usage(backbone, name)}\n```",
+        "## Evaluation",
+        results or "None was given.",
+        "## Citation",
+        f"```bibtex\n{CITATION}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def numbers(values: Sequence[float]) -> str:
+    """(0.485, 0.456, 0.406)."""
+    return "(" + ", ".join(f"{value:.4g}" for value in values) + ")"
+
+
+def usage(backbone: Backbone, name: str) -> str:
+    """The lines of Python that load the folder and encode images."""
+    if backbone.stem != "cifar":
+        return (
+            "import timm\n\n"
+            f'model = timm.create_model("local-dir:{name}", pretrained=True).eval()\n'
+            "features = model(images)  # (N, 3, H, W) to (N, F)"
+        )
+    return (
+        "import timm\nfrom safetensors.torch import load_file\nfrom torch import nn\n\n"
+        f'model = timm.create_model("{backbone.arch}", num_classes=0)\n'
+        "model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)\n"
+        "model.maxpool = nn.Identity()\n"
+        f'model.load_state_dict(load_file("{name}/model.safetensors"))\n'
+        "features = model.eval()(images)  # (N, 3, H, W) to (N, F)"
+    )

@@ -1,0 +1,1 @@
+"""What users run: the logic behind the scripts in ``tools/``."""

@@ -1,0 +1,101 @@
+"""Convert a checkpoint: of the authors, of SupContrast, or ours from either door.
+
+    python tools/convert_checkpoint.py authors.pth ours.pth --to varcon
+    python tools/convert_checkpoint.py epoch_200.pth resnet50.pth --to torchvision
+    python tools/convert_checkpoint.py epoch_200.pth resnet50.pth --to timm
+    python tools/convert_checkpoint.py epoch_200.pth backbone.safetensors --to plain
+    python tools/convert_checkpoint.py epoch_200.pth FOLDER --to hub --config CONFIG
+
+Only tensors are unpickled, whatever else the file holds. torchvision, timm, plain and
+hub hold the backbone alone; a suffix .safetensors writes safetensors. varcon is what
+model.backbone.init_cfg.checkpoint, load_from and tools/evaluate.py take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from varcon_plugin.checkpoints.conversion import (
+    read_backbone,
+    save_weights,
+    timm_model,
+    torchvision_model,
+    varcon_state,
+)
+from varcon_plugin.checkpoints.hub import Input, write_hub_folder
+from varcon_plugin.evaluation.report import summary
+
+TARGETS = ("varcon", "torchvision", "timm", "plain", "hub")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Read, check against the target's own model, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path)
+    add("out", type=Path, help="a file; with --to hub a folder")
+    add("--to", choices=TARGETS, required=True)
+    add("--arch", help="timm's name of the backbone, if it is no ResNet")
+    add("--config", type=Path, help="of the training: image size, mean and std (hub)")
+    add("--report", type=Path, help="report.json of tools/evaluate.py (hub)")
+    add("--license", help="of the weights, as the Hub names it (hub)")
+    args = parser.parse_args(argv)
+    try:
+        convert(args)
+    except (ValueError, OSError) as error:
+        sys.exit(f"convert_checkpoint.py: {error}")
+    print(f"{args.out}: {args.to}, from {args.checkpoint}")
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Write ``args.out``."""
+    backbone = read_backbone(args.checkpoint, args.arch)
+    if args.to == "varcon":
+        if args.out.suffix == ".safetensors":
+            raise ValueError(f"varcon is a .pth, got {args.out}: --to plain?")
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": varcon_state(backbone)}, args.out)
+    elif args.to == "hub":
+        write_hub_folder(
+            backbone,
+            args.out,
+            source=args.checkpoint.name,
+            taken=read_input(args.config) if args.config else Input(),
+            results=read_results(args.report) if args.report else None,
+            license_id=args.license,
+        )
+    else:
+        check = {"torchvision": torchvision_model, "timm": timm_model}.get(args.to)
+        if check is not None:
+            check(backbone)
+        save_weights(backbone.weights, args.out)
+
+
+def read_results(report: Path) -> str:
+    """The numbers of an evaluation, as a table for the model card."""
+    return summary(json.loads(report.read_text()))
+
+
+def read_input(config: Path) -> Input:
+    """Image size, mean and standard deviation of a mmpretrain config."""
+    from mmengine.config import Config
+
+    from varcon_plugin.mmpretrain.evaluation import find_scales
+
+    if not config.is_file():
+        raise ValueError(f"config not found: {config}")
+    cfg = Config.fromfile(config)
+    sizes = find_scales(cfg.train_dataloader.dataset)
+    if len(sizes) != 1:
+        raise ValueError(f"{config} crops to {sorted(sizes) or 'no size'}")
+    mean, std = (
+        [value / 255 for value in cfg.data_preprocessor[key]] for key in ("mean", "std")
+    )
+    return Input(sizes.pop(), mean, std)

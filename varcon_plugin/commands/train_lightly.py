@@ -1,0 +1,258 @@
+r"""Train VarCon with lightly, then report k-NN and linear accuracy.
+
+    python tools/train_lightly.py                        # digits, on the CPU
+    python tools/train_lightly.py --data cifar100 --epochs 200 --devices 2
+    python tools/train_lightly.py --data /datasets/imagenet --backbone resnet50 \
+        --epochs 100 --devices 8 --precision bf16-mixed
+
+--data is a name or a folder with train/CLASS/* and val/CLASS/*. Logs (CSV and
+TensorBoard), checkpoints and results.json go to --output-dir. For several nodes give
+--num-nodes and start the same command on each, under srun or torchrun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+from torch.utils.data import DataLoader, Dataset
+
+from varcon_plugin.distributed import leave_group
+from varcon_plugin.evaluation.knn import knn_accuracy
+from varcon_plugin.evaluation.linear import linear_probe
+from varcon_plugin.lightly import VarCon, VarConDiagnosticsCallback
+from varcon_plugin.lightly.data import Datasets, create_datasets
+from varcon_plugin.lightly.evaluation import dataset_features
+
+QUARTER_WIDTH = {"channels": [16, 32, 64, 128]}
+# data: backbone, its arguments, stem, epochs
+DEFAULTS: dict[str, tuple[str, dict[str, Any] | None, str, int]] = {
+    "digits": ("resnet18", QUARTER_WIDTH, "imagenet", 20),
+    "cifar10": ("resnet18", None, "cifar", 200),
+    "cifar100": ("resnet18", None, "cifar", 200),
+    "folder": ("resnet50", None, "imagenet", 100),
+}
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", default="digits", help="digits, cifar10, cifar100 or a folder")
+    add("--download-dir", type=Path, default="data", help="where CIFAR is, or goes")
+    add("--image-size", type=int, default=224, help="of the images of a folder")
+    add("--backbone", help="a timm model name; default by --data")
+    add("--backbone-kwargs", type=json.loads, help='such as {"img_size": 32}')
+    add("--stem", choices=("imagenet", "cifar"), help="of a ResNet; cifar for 32 px")
+    add("--epochs", type=int, help="default by --data")
+    add("--warmup-epochs", type=float, help="default: 10, at most a tenth of the run")
+    add("--batch-size-per-device", type=int, default=128)
+    add("--lr", type=float, default=0.075, help="for a global batch of one; see VarCon")
+    add("--weight-decay", type=float, default=1e-6)
+    add("--temperature", type=float, default=0.1)
+    add("--epsilon", type=float, default=0.02)
+    add("--leave-one-out", action="store_true")
+    add("--centroid-momentum", type=float, help="of a bank of class references")
+    add("--knn-k", type=int, default=200)
+    add("--knn-t", type=float, default=0.1)
+    add("--val-interval", type=int, default=1, help="epochs between validations")
+    add("--precision", default="32", help="32, bf16-mixed, bf16-true or 16-mixed")
+    add("--accelerator", default="auto", help="auto, cpu or gpu")
+    add("--devices", default="auto", help="processes on a node; auto: all GPUs, or one")
+    add("--num-nodes", type=int, default=1)
+    add("--num-workers", type=int, default=0, help="loader processes for each device")
+    add("--seed", type=int, default=0)
+    add("--diagnostics", action="store_true", help="see docs/diagnostics.md")
+    add("--output-dir", type=Path, default="work_dirs/lightly")
+    add("--resume", action="store_true", help="go on from the last checkpoint")
+    args = parser.parse_args(argv)
+    backbone, kwargs, stem, epochs = DEFAULTS.get(args.data, DEFAULTS["folder"])
+    if args.backbone is None:
+        args.backbone = backbone
+        args.backbone_kwargs = args.backbone_kwargs or kwargs
+    if args.stem is None:
+        args.stem = stem
+    if args.epochs is None:
+        args.epochs = epochs
+    if args.warmup_epochs is None:
+        args.warmup_epochs = min(10, args.epochs / 10)
+    return args
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train and evaluate, then leave the process group."""
+    run(argv)
+    leave_group()
+
+
+def run(argv: list[str] | None) -> None:
+    """Train and evaluate; nothing holds the model afterwards."""
+    args = parse_args(argv)
+    last = args.output_dir / "checkpoints" / "last.ckpt"
+    try:
+        check_output_dir(last, args.resume)
+        # A resumed run must not draw the augmentations of its first epochs again.
+        seed = args.seed + (steps_done(last) if args.resume else 0)
+        seed_everything(seed, workers=True, verbose=False)
+        datasets = create_datasets(
+            args.data, download_dir=args.download_dir, image_size=args.image_size
+        )
+        model = create_model(args, datasets)
+        trainer = create_trainer(args)
+        check_batch_size(args, datasets, trainer.world_size)
+    except ValueError as error:
+        sys.exit(f"train_lightly.py: {error}")
+
+    train, bank, val = create_loaders(args, datasets)
+    trainer.fit(
+        model,
+        train,
+        [bank, val],
+        ckpt_path=last if args.resume else None,
+        weights_only=True,
+    )
+    results = evaluate(model, datasets, args, trainer.strategy.root_device)
+    if results is not None:
+        (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
+        for name, value in results.items():
+            print(f"{name:12} {value:6.2f} %")
+
+
+@rank_zero_only
+def check_output_dir(last: Path, resume: bool) -> None:
+    """Raise ValueError if there is nothing to resume, or something to overwrite."""
+    if resume and not last.exists():
+        raise ValueError(f"--resume: there is no checkpoint {last}")
+    if last.exists() and not resume:
+        raise ValueError(
+            f"--output-dir {last.parents[1]} holds a run already: add --resume to go "
+            "on with it, or name another folder"
+        )
+
+
+def steps_done(checkpoint: Path) -> int:
+    """Optimiser steps until Lightning wrote ``checkpoint``."""
+    steps: int = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]
+    return steps
+
+
+def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
+    """The module that the command line describes."""
+    return VarCon(
+        args.batch_size_per_device,
+        datasets.num_classes,
+        args.knn_k,
+        args.knn_t,
+        backbone=args.backbone,
+        backbone_kwargs=args.backbone_kwargs,
+        stem=args.stem,
+        image_size=datasets.image_size,
+        temperature=args.temperature,
+        epsilon=args.epsilon,
+        leave_one_out=args.leave_one_out,
+        centroid_momentum=args.centroid_momentum,
+        lr=args.lr,
+        weight_decay=args.weight_decay,
+        warmup_epochs=args.warmup_epochs,
+    )
+
+
+def create_trainer(args: argparse.Namespace) -> Trainer:
+    """Lightning's Trainer, with logs and checkpoints below ``--output-dir``."""
+    out = args.output_dir
+    callbacks: list[Callback] = [
+        ModelCheckpoint(out / "checkpoints", "{epoch:04d}", save_last="link"),
+        LearningRateMonitor(),
+    ]
+    if args.diagnostics:
+        directory = out / "diagnostics"
+        callbacks.append(VarConDiagnosticsCallback(directory=directory))
+    return Trainer(
+        max_epochs=args.epochs,
+        accelerator=args.accelerator,
+        devices=int(args.devices) if args.devices.isdigit() else args.devices,
+        num_nodes=args.num_nodes,
+        precision=args.precision,
+        check_val_every_n_epoch=args.val_interval,
+        log_every_n_steps=5,
+        # SyncBatchNorm does not exist on the CPU.
+        sync_batchnorm=args.accelerator != "cpu" and torch.cuda.is_available(),
+        logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard")],
+        callbacks=callbacks,
+    )
+
+
+def check_batch_size(
+    args: argparse.Namespace, datasets: Datasets, world_size: int
+) -> None:
+    """Raise ValueError if an epoch would have no batch."""
+    images = args.batch_size_per_device * world_size
+    if images > len(datasets.bank_targets):
+        raise ValueError(
+            f"--batch-size-per-device {args.batch_size_per_device} on {world_size} "
+            f"devices is more than the {len(datasets.bank_targets)} training images"
+        )
+
+
+def create_loaders(
+    args: argparse.Namespace, datasets: Datasets
+) -> list[DataLoader[Any]]:
+    """Loaders of the training images, the k-NN bank and the validation images."""
+
+    def loader(dataset: Dataset[Any], train: bool = False) -> DataLoader[Any]:
+        return DataLoader(
+            dataset,
+            batch_size=args.batch_size_per_device,
+            shuffle=train,
+            drop_last=train,
+            num_workers=args.num_workers,
+            persistent_workers=args.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    return [loader(datasets.train, True), loader(datasets.bank), loader(datasets.val)]
+
+
+def evaluate(
+    model: VarCon, datasets: Datasets, args: argparse.Namespace, device: torch.device
+) -> dict[str, float] | None:
+    """k-NN and linear accuracy in percent, of all ranks' features; None but on rank 0.
+
+    Features are those of the backbone in the last epoch, the test split is looked at
+    once.
+    """
+    bank, val = (
+        dataset_features(
+            model.float(),
+            dataset,
+            batch_size=args.batch_size_per_device,
+            workers=args.num_workers,
+            device=device,
+            amp=args.precision not in ("32", "32-true"),
+            title=title,
+        )
+        for dataset, title in ((datasets.bank, "train"), (datasets.val, "val"))
+    )
+    if bank is None or val is None:
+        return None
+    labels = torch.tensor(datasets.bank_targets), torch.tensor(datasets.val_targets)
+    split = bank, labels[0], val, labels[1]
+    k = min(args.knn_k, len(bank))
+    knn = knn_accuracy(*split, ks=[k], temperatures=[args.knn_t])[k, args.knn_t]
+    linear = linear_probe(*split, seed=args.seed)
+    return {
+        "knn_top1": knn.top1,
+        "knn_top5": knn.top5,
+        "linear_top1": linear.top1,
+        "linear_top5": linear.top5,
+    }

@@ -1,0 +1,1 @@
+"""Is this run healthy: measures, failure signs, histograms, and the monitor."""

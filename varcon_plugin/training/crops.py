@@ -1,0 +1,191 @@
+"""`TwoCrops`: what is left for a data worker: decode a file, cut and resize its crops.
+
+Needs Pillow and simplejpeg, which both adapters bring.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps
+from simplejpeg import decode_jpeg
+from torch import Tensor
+from torch.nn import functional as F
+
+from varcon_plugin.training.damaged import CorruptImageError
+from varcon_plugin.training.seeding import WorkerSeed
+
+__all__ = ["TwoCrops", "crop_box", "decode", "resized_crop"]
+
+ChannelOrder = Literal["RGB", "BGR"]
+JPEG_START = b"\xff\xd8"
+EXIF_START = b"Exif\x00\x00"
+EXIF_WITHIN = 4096  # the Exif segment comes first, or after a short JFIF one
+UPRIGHT = 1
+ATTEMPTS = 10  # torchvision and mmpretrain
+
+
+def decode(data: bytes, order: ChannelOrder = "RGB") -> Tensor:
+    """The image as (3, H, W) uint8, upright, in the memory order (H, W, 3).
+
+    A JPEG that ends early or whose stream is broken is an error; OpenCV decodes some of
+    the latter. What is not a JPEG, is turned by its Exif tag, or makes libjpeg complain
+    goes to Pillow, which has the last word.
+
+    Raises:
+        CorruptImageError: it cannot be decoded.
+    """
+    reason = "the file is empty" if not data else ""
+    if data.startswith(JPEG_START) and orientation(data) == UPRIGHT:
+        try:
+            return torch.from_numpy(decode_jpeg(data, order)).permute(2, 0, 1)
+        except ValueError as error:
+            reason = str(error)
+    try:
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        return from_pillow(image, order)
+    except Exception as error:  # whatever a parser raises on garbage
+        raise CorruptImageError(reason or str(error)) from error
+
+
+def orientation(data: bytes) -> int:
+    """The Exif orientation of a JPEG; `UPRIGHT` if it has none."""
+    if EXIF_START not in data[:EXIF_WITHIN]:
+        return UPRIGHT
+    try:
+        exif = Image.open(io.BytesIO(data)).getexif()
+    except Exception:  # whatever a parser raises on garbage
+        return UPRIGHT
+    return int(exif.get(ExifTags.Base.Orientation, UPRIGHT))
+
+
+def from_pillow(image: Image.Image, order: ChannelOrder = "RGB") -> Tensor:
+    """(3, H, W) uint8, in the memory order (H, W, 3)."""
+    pixels = np.array(image.convert("RGB"))
+    if order == "BGR":
+        pixels = pixels[..., ::-1].copy()
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def crop_box(
+    height: int,
+    width: int,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random crop, drawn from `random`.
+
+    The distribution of torchvision's and mmpretrain's RandomResizedCrop: a share of the
+    area, a log-uniform aspect ratio, any position; after ten attempts that do not
+    fit, the largest central crop whose ratio is allowed.
+    """
+    log_ratio = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(ATTEMPTS):
+        target = height * width * random.uniform(*scale)
+        aspect = math.exp(random.uniform(*log_ratio))
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return random.randint(0, height - h), random.randint(0, width - w), h, w
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def resized_crop(
+    image: Tensor, box: tuple[int, int, int, int], size: tuple[int, int]
+) -> Tensor:
+    """Cut ``box`` from (3, H, W) uint8 and resize it, bilinear with antialiasing.
+
+    Within one grey level of Pillow's bilinear resize.
+    """
+    top, left, height, width = box
+    crop = image[None, :, top : top + height, left : left + width]
+    crop = crop.contiguous(memory_format=torch.channels_last)  # the fast path
+    return F.interpolate(crop, size, mode="bilinear", antialias=True)[0]
+
+
+class TwoCrops:
+    """Random resized crops of one image: a list of (H, W, 3) uint8 tensors.
+
+    They stay uint8 and in the decoder's memory order until they are on the device,
+    where `BatchAugment` does the rest. With torchvision's folders::
+
+        ImageFolder(root, loader=str, transform=TwoCrops(224))
+
+    hands over the path, so that the decoder here does the work; any loader that yields
+    Pillow images works too, slower.
+
+    Args:
+        size: height and width of a crop, or both as one number.
+        scale: smallest and largest share of the image's area.
+        ratio: smallest and largest width / height.
+        num_views: crops an image.
+        order: channel order of the crops; ``"RGB"`` is what `BatchAugment` takes.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 224,
+        *,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        num_views: int = 2,
+        order: ChannelOrder = "RGB",
+    ) -> None:
+        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
+        if min(self.size) < 1:
+            raise ValueError(f"size must be >= 1, got {size}")
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError(
+                f"scale must be (low, high) with 0 < low <= high <= 1, got {scale}"
+            )
+        if not 0 < ratio[0] <= ratio[1]:
+            raise ValueError(
+                f"ratio must be (low, high) with 0 < low <= high, got {ratio}"
+            )
+        if num_views < 1:
+            raise ValueError(f"num_views must be >= 1, got {num_views}")
+        if order not in ("RGB", "BGR"):
+            raise ValueError(f'order must be "RGB" or "BGR", got {order!r}')
+        self.scale, self.ratio = scale, ratio
+        self.num_views, self.order = num_views, order
+        self.worker_seed = WorkerSeed()
+
+    def __call__(
+        self, image: str | Path | bytes | Image.Image | Tensor
+    ) -> list[Tensor]:
+        """Crops of a file, of its bytes, or of a decoded image.
+
+        Args:
+            image: a tensor is (3, H, W) uint8, in that ``order``.
+
+        Raises:
+            CorruptImageError: the file is not a complete image.
+        """
+        self.worker_seed.apply()
+        if isinstance(image, Tensor):
+            pixels = image
+        elif isinstance(image, Image.Image):
+            pixels = from_pillow(image, self.order)
+        elif isinstance(image, bytes):
+            pixels = decode(image, self.order)
+        else:
+            try:
+                pixels = decode(Path(image).read_bytes(), self.order)
+            except CorruptImageError as error:
+                raise CorruptImageError(error.reason, str(image)) from error
+        height, width = pixels.shape[1:]
+        boxes = (
+            crop_box(height, width, self.scale, self.ratio)
+            for _ in range(self.num_views)
+        )
+        crops = (resized_crop(pixels, box, self.size) for box in boxes)
+        return [crop.permute(1, 2, 0) for crop in crops]
