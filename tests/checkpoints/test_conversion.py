@@ -18,9 +18,9 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 
 import varcon_plugin.mmpretrain  # noqa: F401  registers everything
+from varcon_plugin.checkpoints.backbones import shrink_stem
 from varcon_plugin.checkpoints.conversion import (
     read_backbone,
-    shrink_stem,
     timm_model,
     torchvision_model,
 )
@@ -58,7 +58,7 @@ def same_features(model, witness, size=32):
 def authors_checkpoint(path, network=resnet18, prefix=""):
     """What the authors' script saves, from a torchvision network: names of its own."""
     model = network(weights=None)
-    shrink_stem(model)
+    shrink_stem(model, "a ResNet")
     model.fc = nn.Identity()
     trained_looking(model)
     head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 128))

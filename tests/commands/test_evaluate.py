@@ -120,7 +120,10 @@ def test_two_processes_give_the_report_of_one(report, checkpoint, tmp_path):
     [
         (["CONFIG", "nope.pth"], "checkpoint not found: nope.pth"),
         (["nope.py", "CHECKPOINT"], "config not found: nope.py"),
-        (["timm:nope", "CHECKPOINT", "--data", "digits"], "timm has no model 'nope'"),
+        (
+            ["timm:nope", "CHECKPOINT", "--data", "digits"],
+            "name of a timm model, got 'nope'",
+        ),
         (["timm:test_resnet", "CHECKPOINT", "--data", "digits"], "missing: conv1."),
         (["CONFIG", "CHECKPOINT", "--data", "/nowhere"], "expected image folders"),
         (["CONFIG", "CHECKPOINT", "--k", "1348"], r"k must be in \[1, 1347\]"),

@@ -100,7 +100,7 @@ def test_two_processes_train_and_evaluate(arguments, tmp_path):
     [
         (["--resume"], "--resume: there is no checkpoint"),
         (["--data", "cats"], 'data must be "digits"'),
-        (["--backbone", "resnet5"], "backbone must be a timm model name"),
+        (["--backbone", "resnet5"], "must be the name of a timm model, got 'resnet5'"),
         (["--batch-size-per-device", "25"], "more than the 24 training images"),
         (["--epsilon", "0.2"], "epsilon must be in"),
     ],

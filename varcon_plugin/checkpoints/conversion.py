@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from varcon_plugin.checkpoints.backbones import create_timm_model, shrink_stem
 from varcon_plugin.checkpoints.reading import listed
 from varcon_plugin.checkpoints.weights import read_weights
 
@@ -144,12 +145,7 @@ def timm_model(backbone: Backbone, **options: Any) -> nn.Module:
     Raises:
         ValueError: timm has no such model, or the weights do not fill it.
     """
-    import timm
-
-    arch = checked_arch(backbone, "timm")
-    if not timm.is_model(arch):
-        raise ValueError(f"timm has no model {arch!r}")
-    model = timm.create_model(arch, num_classes=0, **options)
+    model = create_timm_model(checked_arch(backbone, "timm"), **options)
     return filled(model, backbone, "timm")
 
 
@@ -166,7 +162,7 @@ def checked_arch(backbone: Backbone, library: str) -> str:
 def filled(model: nn.Module, backbone: Backbone, library: str) -> nn.Module:
     """``model``, in evaluation mode, with the stem and all weights of ``backbone``."""
     if backbone.stem == "cifar":
-        shrink_stem(model)
+        shrink_stem(model, f"{library}'s {backbone.arch}")
     try:
         model.load_state_dict(backbone.weights, strict=True)
     except RuntimeError as error:
@@ -175,12 +171,6 @@ def filled(model: nn.Module, backbone: Backbone, library: str) -> nn.Module:
             f"the weights do not fill {library}'s {backbone.arch}: {text[:400]}"
         ) from error
     return model.eval()
-
-
-def shrink_stem(model: Any) -> None:
-    """Give a ResNet the stem for images of 32 pixels: 3x3, no stride, no pooling."""
-    model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
 
 
 def varcon_state(backbone: Backbone) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from varcon_plugin.checkpoints.backbones import create_timm_model
 from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.images import (
     Encoder,
@@ -86,13 +87,9 @@ def timm_encoder(
     Raises:
         ValueError: timm has no such model, or the weights do not fill it.
     """
-    import timm
     from timm.data import resolve_model_data_config
 
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*")[:5]
-        raise ValueError(f"timm has no model {name!r}; near it: {', '.join(near)}")
-    model = timm.create_model(name, pretrained=False, num_classes=0, **options)
+    model = create_timm_model(name, pretrained=False, **options)
     fill(model, read_weights(weights), str(weights))
     config = resolve_model_data_config(model)
     return Encoder(

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import timm
 from torch import nn
 
+from varcon_plugin.checkpoints.backbones import create_timm_model, shrink_stem
+
 __all__ = ["create_backbone", "feature_dim"]
 
 
@@ -32,18 +34,12 @@ def create_backbone(
     """
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f'stem must be "imagenet" or "cifar", got {stem!r}')
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*")[:5]
-        raise ValueError(
-            f"backbone must be a timm model name, got {name!r}; "
-            + (f"near it: {', '.join(near)}" if near else "timm.list_models() has all")
-        )
-    config = timm.get_pretrained_cfg(name)
-    if config.fixed_input_size and config.input_size[-1] != image_size:
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config and config.fixed_input_size and config.input_size[-1] != image_size:
         kwargs = {"img_size": image_size, **kwargs}
-    model: nn.Module = timm.create_model(name, num_classes=0, **kwargs)
+    model = create_timm_model(name, **kwargs)
     if stem == "cifar":
-        _shrink_stem(model, name)
+        shrink_stem(model, name)
     return model
 
 
@@ -51,18 +47,3 @@ def feature_dim(backbone: nn.Module) -> int:
     """F of a timm model; some widen their features after the pooling."""
     dim: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return int(dim)
-
-
-def _shrink_stem(model: nn.Module, name: str) -> None:
-    first = getattr(model, "conv1", None)
-    if not (isinstance(first, nn.Conv2d) and hasattr(model, "maxpool")):
-        raise ValueError(
-            f'stem="cifar" needs a ResNet that starts with one convolution and a '
-            f"max-pool, which {name!r} does not; use resnet18, resnet34, resnet50, ... "
-            'or stem="imagenet"'
-        )
-    model.conv1 = nn.Conv2d(
-        first.in_channels, first.out_channels, 3, padding=1, bias=False
-    )
-    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
-    model.maxpool = nn.Identity()

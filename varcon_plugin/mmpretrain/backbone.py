@@ -8,6 +8,8 @@ from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
+from varcon_plugin.checkpoints.backbones import create_timm_model
+
 __all__ = ["TIMMEncoder"]
 
 
@@ -34,13 +36,8 @@ class TIMMEncoder(BaseBackbone):
     def __init__(
         self, model_name: str, frozen: bool = False, init_cfg: Any = None, **kwargs: Any
     ) -> None:
-        import timm
-
         super().__init__(init_cfg=init_cfg)
-        if not timm.is_model(model_name):
-            near = ", ".join(timm.list_models(f"*{model_name}*")[:5]) or "none"
-            raise ValueError(f"timm has no model {model_name!r}; near it: {near}")
-        self.timm_model = timm.create_model(model_name, num_classes=0, **kwargs)
+        self.timm_model = create_timm_model(model_name, **kwargs)
         self.frozen = frozen
         if frozen:
             self.requires_grad_(False)
