@@ -34,7 +34,7 @@ def test_cifar_stem_needs_a_plain_resnet(name):
 
 
 def test_unknown_names_are_refused_with_near_ones():
-    with pytest.raises(ValueError, match=r"name of a timm model, got 'resnet5'.*resnet50"):
+    with pytest.raises(ValueError, match=r"a timm model, got 'resnet5'.*resnet50"):
         create_backbone("resnet5")
     with pytest.raises(ValueError, match=r"got 'nonsense'.*list_models"):
         create_backbone("nonsense")
