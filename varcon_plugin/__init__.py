@@ -11,9 +11,13 @@ from varcon_plugin.functional import VarConTerms, varcon_terms
 from varcon_plugin.fused import fused_varcon_terms
 from varcon_plugin.loss import VarConLoss
 from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.pseudo_labels import PseudoLabels
+from varcon_plugin.self_supervised import SelfSupervisedVarConLoss
 
 __all__ = [
     "MomentumCentroids",
+    "PseudoLabels",
+    "SelfSupervisedVarConLoss",
     "VarConLoss",
     "VarConTerms",
     "fused_varcon_terms",

@@ -131,8 +131,11 @@ def _message_device(group: ProcessGroup) -> torch.device:
 def gather_labels(
     labels: Tensor, sizes: list[int], group: ProcessGroup
 ) -> tuple[Tensor, slice]:
-    """All ranks' labels in rank order (sum(sizes),), and where this rank's are."""
-    padded = labels.new_zeros(max(sizes))
+    """All ranks' labels in rank order (sum(sizes),), and where this rank's are.
+
+    Or of any other tensor with a row a sample, (sum(sizes), ...), without gradient.
+    """
+    padded = labels.new_zeros(max(sizes), *labels.shape[1:])
     padded[: len(labels)] = labels
     everyone = gather_equal(padded, group)
     start = sum(sizes[: dist.get_rank(group)])
