@@ -2,15 +2,16 @@
 
     bash tools/dist_train.sh configs/varcon_r50_imagenet_1gpu.py 1
 
-As varcon_r50_imagenet.py with a batch of 256 images (512 views), sized for 48 GB, and a
-sixteenth of the learning rate, 4.8 x 256 / 4,096. For 24 GB add --cfg-options
-train_dataloader.batch_size=128 and --auto-scale-lr. Three quarters of the images of
-such a batch have no classmate in it (77 % under random sampling): expect less than from
-large batches. Not run at full scale by us.
+varcon_r50_imagenet.py on one GPU: same batch of 4,096 images (8,192 views), same
+learning rate. The encoder sees 256 views at a time (docs/scale.md), the loss sees them
+all, so the class references are those of the whole batch; BatchNorm normalises over the
+256 views, where 8 GPUs would over 1,024 each. A step runs the encoder forward twice.
+The images of a batch take 6 GB on the GPU, and 1.2 GB for each batch that a data worker
+holds ready. For a smaller GPU add --cfg-options model.micro_batch_size=64. Not run at
+full scale by us.
 """
 
 _base_ = "varcon_r50_imagenet.py"
 
-train_dataloader = dict(batch_size=256)
-optim_wrapper = dict(optimizer=dict(lr=0.3))
-auto_scale_lr = dict(base_batch_size=256)
+model = dict(micro_batch_size=256)
+train_dataloader = dict(batch_size=4096)

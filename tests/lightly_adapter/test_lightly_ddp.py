@@ -83,10 +83,17 @@ def _train_on_rank(rank, settings):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"leave_one_out": True}, {"centroid_momentum": 0.9}]
+    "settings",
+    [
+        {},
+        {"leave_one_out": True},
+        {"centroid_momentum": 0.9},
+        {"centroid_momentum": 0.9, "micro_batch_size": 3},
+    ],
 )
 def test_two_processes_follow_one_step_for_step(run_ranks, settings):
-    expected, loss = weights_of_each_step(0, 1, **settings)
+    in_one_pass = {**settings, "micro_batch_size": None}
+    expected, loss = weights_of_each_step(0, 1, **in_one_pass)
     assert len(expected) == EPOCHS * IMAGES // BATCH
     for weights, rank_loss in run_ranks(_train_on_rank, 2, settings):
         assert rank_loss == pytest.approx(loss, rel=1e-10)

@@ -80,3 +80,28 @@ def test_several_labels_of_one_image_are_an_error(model, views):
     given = samples([[0, 1], 1, 2, 0, 1, 2])
     with pytest.raises(ValueError, match="sample 0 has 2"):
         model(views, given, mode="loss")
+
+
+@pytest.mark.parametrize("size", [4, 18, 100])
+def test_micro_batches_leave_loss_and_gradient_as_they_are(model, views, size):
+    labels = samples([0, 1, 2, 0, 1, 2])
+    results = []
+    for micro_batch_size in (None, size):
+        model.micro_batch_size = micro_batch_size
+        loss = model(views, labels, mode="loss")["loss"]
+        weights = [p for p in model.parameters() if p.requires_grad]
+        results.append((loss.detach(), torch.autograd.grad(loss, weights)))
+    (loss, gradient), (other_loss, other_gradient) = results
+    torch.testing.assert_close(other_loss, loss)
+    for one, other in zip(gradient, other_gradient, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5)
+
+
+def test_a_micro_batch_holds_a_view():
+    config = {"type": "VarCon", "micro_batch_size": 0}
+    parts = {
+        "backbone": {"type": "LeNet5"},
+        "head": {"type": "VarConHead"},
+    }
+    with pytest.raises(ValueError, match="must be >= 1, got 0"):
+        MODELS.build({**config, **parts})

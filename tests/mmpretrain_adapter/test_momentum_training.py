@@ -46,6 +46,16 @@ def test_balanced_batches_move_the_bank_and_a_resumed_run_goes_on_with_it(tmp_pa
     assert torch.equal(counts, whole.model.head.loss_module.centroids.counts)
 
 
+def test_a_run_in_micro_batches_updates_statistics_once_for_each(tmp_path):
+    changes = {"train_cfg.max_epochs": 1, "model.micro_batch_size": 15}
+    model = run(tmp_path, **changes).model
+    layers = [m for m in model.modules() if hasattr(m, "num_batches_tracked")]
+    assert layers
+    for layer in layers:  # a view of a batch is 20 images: 15 and 5
+        assert layer.num_batches_tracked == 3 * 2 * 2
+    assert model.head.loss_module.centroids.counts.sum() == 2 * 3 * 20
+
+
 def test_the_sampler_balances_the_digits():
     from mmpretrain.registry import DATA_SAMPLERS, DATASETS
 

@@ -63,6 +63,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--epsilon", type=float, default=0.02)
     add("--leave-one-out", action="store_true")
     add("--centroid-momentum", type=float, help="of a bank of class references")
+    add("--micro-batch-size", type=int, help="views that the model sees at a time")
     add("--knn-k", type=int, default=200)
     add("--knn-t", type=float, default=0.1)
     add("--val-interval", type=int, default=1, help="epochs between validations")
@@ -161,6 +162,7 @@ def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
         epsilon=args.epsilon,
         leave_one_out=args.leave_one_out,
         centroid_momentum=args.centroid_momentum,
+        micro_batch_size=args.micro_batch_size,
         lr=args.lr,
         weight_decay=args.weight_decay,
         warmup_epochs=args.warmup_epochs,

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.models.utils import get_weight_decay_parameters
 from lightly.transforms import SimCLRTransform
@@ -20,6 +19,7 @@ from torch import Tensor
 from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.training.micro_batches import check_size, in_micro_batches
 
 __all__ = ["VarCon", "transform"]
 
@@ -57,6 +57,9 @@ class VarCon(LightningModule):
         centroid_momentum: keep class references beyond the batch, in
             `varcon_plugin.momentum.MomentumCentroids` of this momentum; None takes the
             class means of each batch, as published.
+        micro_batch_size: views that backbone and projection head see at a time, >= 1: a
+            batch that does not fit the device, with the gradient of the whole batch
+            (`varcon_plugin.training.micro_batches.MicroBatches`). None is all.
         lr: for a global batch of one image; SimCLR's 0.075.
         weight_decay: not on norm layers, biases and the online classifier.
         warmup_epochs: of the learning rate, at most half of the run.
@@ -77,12 +80,15 @@ class VarCon(LightningModule):
         epsilon: float = 0.02,
         leave_one_out: bool = False,
         centroid_momentum: float | None = None,
+        micro_batch_size: int | None = None,
         lr: float = 0.075,
         weight_decay: float = 1e-6,
         warmup_epochs: float = 10,
     ) -> None:
         super().__init__()
+        check_size(micro_batch_size)
         self.save_hyperparameters()
+        self.micro_batch_size = micro_batch_size
         self.batch_size_per_device = batch_size_per_device
         self.lr = lr
         self.weight_decay = weight_decay
@@ -123,12 +129,21 @@ class VarCon(LightningModule):
         features: Tensor = self.backbone(x).flatten(start_dim=1)
         return features
 
+    def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Features and embeddings of images."""
+        features = self(images)
+        return features, self.projection_head(features)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of the views, plus that of the online classifier beside them."""
         views, targets = batch[0], batch[1]
         labels = targets.repeat(len(views))
-        features = self(torch.cat(tuple(views)))
-        z = self.projection_head(features)
+        features, z = in_micro_batches(
+            self._encode,
+            views,
+            self.micro_batch_size,
+            [self.backbone, self.projection_head],
+        )
         terms = self.criterion.forward_components(z, labels)
         class_loss, class_log = self.online_classifier.training_step(
             (features.detach(), labels), batch_idx

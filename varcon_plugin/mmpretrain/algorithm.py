@@ -8,7 +8,9 @@ import torch
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
+
+from varcon_plugin.training.micro_batches import check_size, in_micro_batches
 
 __all__ = ["VarCon"]
 
@@ -21,7 +23,19 @@ class VarCon(BaseSelfSupervisor):
     algorithms; `extract_feat` returns what the backbone returns, as theirs do. Any
     number of views from ``MultiView``. They are concatenated in order, all images of
     view 0 before all of view 1, and the labels are repeated accordingly.
+
+    Args:
+        micro_batch_size: views that backbone and neck see at a time, >= 1: a batch that
+            does not fit the device, with the gradient of the whole batch
+            (`varcon_plugin.training.micro_batches.MicroBatches`). None is all.
     """
+
+    def __init__(
+        self, *args: Any, micro_batch_size: int | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_size(micro_batch_size)
+        self.micro_batch_size = micro_batch_size
 
     def loss(
         self,
@@ -42,10 +56,15 @@ class VarCon(BaseSelfSupervisor):
         """
         views = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         labels = batch_labels(data_samples).repeat(len(views))
-        features = self.backbone(torch.cat(views))
-        if self.with_neck:
-            features = self.neck(features)
-        losses: dict[str, Tensor] = self.head.loss(features[-1], labels)
+        parts = [self.backbone, self.neck] if self.with_neck else [self.backbone]
+        encoder = nn.Sequential(*parts)
+        embeddings = in_micro_batches(
+            lambda images: encoder(images)[-1],
+            views,
+            self.micro_batch_size,
+            parts,
+        )
+        losses: dict[str, Tensor] = self.head.loss(embeddings, labels)
         return losses
 
 
