@@ -6,7 +6,6 @@ python tools/browse_views.py CONFIG OUT.png [--images 6] [--cfg-options KEY=VALU
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import DATASETS, MODELS
 
+from varcon_plugin.commands.messages import fail
+from varcon_plugin.commands.places import recipe_path
 from varcon_plugin.mmpretrain.evaluation import reads_bgr
 
 
@@ -25,14 +26,18 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path)
+    parser.add_argument("config", help="a path or the name of a recipe")
     parser.add_argument("out", type=Path)
     parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
     args = parser.parse_args(argv)
-    if not args.config.is_file() or args.images < 1:
-        sys.exit("browse_views.py: expected an existing config and --images >= 1")
-    cfg = Config.fromfile(args.config)
+    try:
+        config = recipe_path(args.config)
+    except FileNotFoundError as error:
+        fail(error)
+    if args.images < 1:
+        fail(f"--images must be >= 1, got {args.images}")
+    cfg = Config.fromfile(config)
     cfg.merge_from_dict(args.cfg_options)
     init_default_scope("mmpretrain")
     dataset = DATASETS.build(cfg.train_dataloader.dataset)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from varcon_plugin.commands.messages import fail
 from varcon_plugin.evaluation.report import comparison, markdown_table
 
 
@@ -41,9 +41,9 @@ def read(path: Path) -> dict[str, Any]:
     try:
         report: dict[str, Any] = json.loads(file.read_text())
         if report["schema_version"] != 1:
-            sys.exit(f"compare.py: {file} has another version of the report's schema")
+            fail(f"{file} has another version of the report's schema")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        sys.exit(f"compare.py: {file} is not a report of tools/evaluate.py: {error!r}")
+        fail(f"{file} is not a report of tools/evaluate.py: {error!r}")
     return report
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import torch
@@ -28,6 +27,8 @@ from varcon_plugin.checkpoints.conversion import (
     varcon_state,
 )
 from varcon_plugin.checkpoints.hub import Input, write_hub_folder
+from varcon_plugin.commands.messages import fail
+from varcon_plugin.commands.places import recipe_path
 from varcon_plugin.evaluation.report import summary
 
 TARGETS = ("varcon", "torchvision", "timm", "plain", "hub")
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         convert(args)
     except (ValueError, OSError) as error:
-        sys.exit(f"convert_checkpoint.py: {error}")
+        fail(error)
     print(f"{args.out}: {args.to}, from {args.checkpoint}")
 
 
@@ -89,9 +90,7 @@ def read_input(config: Path) -> Input:
 
     from varcon_plugin.mmpretrain.evaluation import find_scales
 
-    if not config.is_file():
-        raise ValueError(f"config not found: {config}")
-    cfg = Config.fromfile(config)
+    cfg = Config.fromfile(recipe_path(str(config)))
     sizes = find_scales(cfg.train_dataloader.dataset)
     if len(sizes) != 1:
         raise ValueError(f"{config} crops to {sorted(sizes) or 'no size'}")

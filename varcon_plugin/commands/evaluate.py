@@ -21,6 +21,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from varcon_plugin.commands.messages import fail
+from varcon_plugin.commands.places import recipe_path
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation import sources
 from varcon_plugin.evaluation.corruption import SEVERITIES
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         report = evaluate(args, device)
     except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"evaluate.py: {error}")
+        fail(error)
     finally:
         leave_group()
     if report is not None:
@@ -143,20 +145,27 @@ def read_encoder(args: argparse.Namespace) -> Encoder:
         return load_lightly(args.checkpoint, image_size=args.image_size)
     from varcon_plugin.mmpretrain.evaluation import load_encoder
 
-    return load_encoder(Path(args.model), args.checkpoint, options(args))
+    return load_encoder(recipe_path(args.model), args.checkpoint, options(args))
 
 
 def read_data(name: str, args: argparse.Namespace) -> Splits:
     """The dataset that ``name`` stands for."""
     if name == "digits":
         return sources.digits()
-    if name.endswith(".py"):
+    if name.endswith(".py") or (name == args.model and of_mmpretrain(name)):
         from varcon_plugin.mmpretrain.evaluation import load_splits
 
-        return load_splits(Path(name), options(args) if name == args.model else None)
+        return load_splits(
+            recipe_path(name), options(args) if name == args.model else None
+        )
     if name == args.model:
         raise ValueError(f"--data is needed with {name}: a folder, a config or digits")
     return sources.folder(Path(name))
+
+
+def of_mmpretrain(model: str) -> bool:
+    """Whether ``model`` is a config, and not what has none."""
+    return model != "lightly" and not model.startswith("timm:")
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +32,7 @@ import torch
 from mmengine.logging import MMLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+from varcon_plugin.commands.messages import fail
 from varcon_plugin.commands.places import project_root
 from varcon_plugin.experiments.grid import EXPERIMENTS, LARGE, SMALL, Cell, cells
 from varcon_plugin.experiments.recipe import Place
@@ -121,9 +121,9 @@ def main(argv: list[str] | None = None) -> None:
                 grid = tuned(grid, args.learning_rates, choosing, progress)
             results = run_all("grid", grid, place, progress)
     except (CellError, ValueError, FileNotFoundError) as error:
-        sys.exit(f"run_experiment.py: {error}")
+        fail(error)
     except KeyboardInterrupt:
-        sys.exit("run_experiment.py: interrupted; the same command goes on from here")
+        fail("interrupted; the same command goes on from here")
     summary = summarise(results, args.level)
     about = describe(args, place, results)
     print(write_summary(args.experiment, experiment, summary, about, place.out))

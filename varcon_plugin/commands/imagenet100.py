@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
-import sys
 from pathlib import Path
 
+from varcon_plugin.commands.messages import fail
 from varcon_plugin.commands.places import project_root
 
 CLASSES = project_root() / "configs" / "imagenet100_classes.txt"
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         wnids = read_classes(args.classes)
         made = make_subset(args.imagenet, args.out, wnids, args.copy)
     except (ValueError, OSError) as error:
-        sys.exit(f"make_imagenet100.py: {error}")
+        fail(error)
     print(f"{args.out}: {len(wnids)} classes, {made} new class folders")
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +21,8 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from varcon_plugin.commands.messages import fail
 
 MAX_RIDGES = 16
 MAX_TICKS = 20
@@ -49,8 +50,8 @@ def main() -> None:
     args = parser.parse_args()
     found = sorted(args.work_dir.rglob("scalars.jsonl"))
     if not found:
-        sys.exit(
-            f"plot_diagnostics.py: no diagnostics/scalars.jsonl below {args.work_dir}; "
+        fail(
+            f"no diagnostics/scalars.jsonl below {args.work_dir}; "
             "train with VarConDiagnosticsHook or VarConDiagnosticsCallback"
         )
     for path in found:

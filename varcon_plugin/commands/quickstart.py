@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from varcon_plugin.checkpoints.reading import load_state_dict
+from varcon_plugin.commands.places import project_root, recipe_path
 from varcon_plugin.evaluation.features import extract_features
 from varcon_plugin.evaluation.images import ImageDataset, Images
 from varcon_plugin.evaluation.knn import knn_accuracy
@@ -34,7 +35,7 @@ from varcon_plugin.evaluation.linear import linear_probe
 from varcon_plugin.evaluation.sources import digits
 from varcon_plugin.mmpretrain.evaluation import MMEncoder, MMTransform
 
-CONFIG = Path("configs/varcon_r18_digits.py")
+CONFIG = "varcon_r18_digits"
 OUT = Path("work_dirs/quickstart")
 K, TEMPERATURE = 20, 0.07  # DINO's k-NN evaluation
 MUST_REACH = 0.95
@@ -44,7 +45,8 @@ Split = tuple[Tensor, Tensor]  # features (N, D), labels (N,)
 
 def train(processes: int) -> Path:
     """Run the recipe on ``processes`` processes; returns its last checkpoint."""
-    command = ["bash", "tools/dist_train.sh", str(CONFIG), str(processes)]
+    script = project_root() / "tools" / "dist_train.sh"
+    command = ["bash", str(script), str(recipe_path(CONFIG)), str(processes)]
     subprocess.run([*command, "--work-dir", str(OUT)], check=True)
     return OUT / Path((OUT / "last_checkpoint").read_text().strip()).name
 
@@ -100,7 +102,7 @@ def main() -> None:
     checkpoint = train(gpus or 2)
 
     console.rule("2/2 Evaluating the frozen backbone on held-out digits")
-    cfg = Config.fromfile(CONFIG)
+    cfg = Config.fromfile(recipe_path(CONFIG))
     init_default_scope("mmpretrain")
     MMLogger.get_instance("quickstart", log_level="WARNING")
     torch.manual_seed(0)
@@ -121,7 +123,7 @@ def main() -> None:
     record = {
         **results["VarCon"],
         "untrained": results["untrained"],
-        "config": str(CONFIG),
+        "config": CONFIG,
         "checkpoint": str(checkpoint),
         "command": "python tools/quickstart.py",
         "machine": f"{platform.machine()}, {where}",

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
+from varcon_plugin.commands.messages import fail
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.evaluation.linear import linear_probe
@@ -112,7 +112,7 @@ def run(argv: list[str] | None) -> None:
         trainer = create_trainer(args)
         check_batch_size(args, datasets, trainer.world_size)
     except ValueError as error:
-        sys.exit(f"train_lightly.py: {error}")
+        fail(error)
 
     train, bank, val = create_loaders(args, datasets)
     trainer.fit(

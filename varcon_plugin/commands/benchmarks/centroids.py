@@ -25,6 +25,7 @@ import torch
 from varcon_plugin import MomentumCentroids, VarConLoss
 from varcon_plugin.commands.benchmarks.loss import median_ms, memory, reset_peak
 from varcon_plugin.commands.benchmarks.report import machine, row
+from varcon_plugin.commands.messages import fail
 
 CLASSES = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)
 NEGATIVES = (8_000, 16_000)
@@ -77,7 +78,7 @@ def in_own_process(*arguments: Any) -> Record:
     command = [sys.executable, "-m", __name__, "--measure", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"benchmark_centroids.py: {arguments}: {done.stderr.strip()}")
+        fail(f"{arguments}: {done.stderr.strip()}")
     record: Record = json.loads(done.stdout.splitlines()[-1])
     return record
 

@@ -42,6 +42,7 @@ from torch.utils.data import default_collate
 from torchvision import transforms as T
 
 import varcon_plugin.mmpretrain  # noqa: F401  registers TwoCrops
+from varcon_plugin.commands.messages import fail
 from varcon_plugin.training import BatchAugment
 from varcon_plugin.training.crops import TwoCrops, crop_box, decode, resized_crop
 
@@ -56,7 +57,7 @@ def find_images(folder: Path, count: int) -> list[str]:
         path for path in folder.rglob("*") if path.suffix.lower() in (".jpeg", ".jpg")
     )
     if not found:
-        raise SystemExit(f"benchmark_data.py: no JPEGs in {folder}")
+        fail(f"no JPEGs in {folder}")
     return [str(path) for path in found[:: max(1, len(found) // count)][:count]]
 
 
