@@ -57,6 +57,17 @@ def test_methods_differ_in_what_they_say(place):
     assert "num_classes" not in bank
 
 
+def test_a_recipe_with_a_bank_keeps_it_and_loses_it(tmp_path):
+    place = Place(root=ROOT, recipe="speedrun_cifar100", out=tmp_path)
+    grid = cells(EXPERIMENTS["losses"][SMALL], [0])
+    heads = {c.method.name: cell_config(c, place).model.head for c in grid}
+    assert "centroids" not in heads["VarCon"].loss
+    recipe = Config.fromfile(ROOT / "configs/varcon_speedrun_cifar100.py")
+    bank = heads["VarCon, momentum centroids"].loss.centroids
+    assert bank == recipe.model.head.loss.centroids
+    assert heads["SupCon"].loss.name == "SupConLoss"
+
+
 def test_balanced_batches_hold_as_many_classes_as_there_are(place):
     for size, classes, images in ((16, 8, 2), (64, 8, 8)):
         grid = cells(EXPERIMENTS["small-batch"][SMALL], [0], [size], [BALANCED.name])

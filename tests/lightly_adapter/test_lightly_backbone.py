@@ -15,6 +15,12 @@ def test_any_timm_model_returns_pooled_features(name):
     assert features.shape == (2, feature_dim(backbone))
 
 
+def test_the_small_network_goes_by_its_name():
+    backbone = create_backbone("speedrun", widths=(4, 6))
+    assert backbone(torch.zeros(2, 3, 32, 32)).shape == (2, feature_dim(backbone))
+    assert feature_dim(backbone) == 6
+
+
 def test_arguments_reach_timm():
     wide = create_backbone("resnet18", channels=(8, 16, 24, 40))
     assert feature_dim(wide) == 40

@@ -1,5 +1,6 @@
 """The model index lists every recipe, as it is."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -16,7 +17,7 @@ MODELS = [
 
 def processes(name):
     """What the command in the docstring of a recipe starts."""
-    if name.endswith(("1gpu", "image_folder", "image_folder16")):
+    if re.search("1gpu|image_folder|speedrun", name):
         return 1
     return 2 if "digits" in name else 8
 

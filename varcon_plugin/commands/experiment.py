@@ -1,6 +1,7 @@
 """Run an experiment of the paper: a declared grid of losses x settings x seeds.
 
-    python tools/run_experiment.py batch-size | temperature | convergence | small-batch
+    python tools/run_experiment.py losses | batch-size | temperature | convergence
+    python tools/run_experiment.py small-batch --recipe speedrun_cifar100 --data FOLDER
     python tools/run_experiment.py convergence --data FOLDER --epochs 20 --seeds 0 1 2
     python tools/run_experiment.py batch-size --recipe r50_cifar100     # on GPUs
 
@@ -80,7 +81,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Run what is not there yet, then write the summary."""
     args = parse_args(argv)
-    small = args.recipe.endswith(("digits", "image_folder", "image_folder16"))
+    small = any(name in args.recipe for name in ("digits", "image_folder", "speedrun"))
     experiment = EXPERIMENTS[args.experiment][SMALL if small else LARGE]
     place = Place(
         root=project_root(),

@@ -41,7 +41,11 @@ BALANCED_BANK = Method(
     "VarCon, momentum centroids, balanced batches", bank=True, balanced=True
 )
 SUPCON = Method("SupCon", "baselines/supcon_{recipe}.py")
+PROTOTYPE = Method("prototype cross-entropy", "baselines/prototype_{recipe}.py")
 CROSS_ENTROPY = Method("cross-entropy", "baselines/ce_{recipe}.py")
+SMOOTHED = Method(
+    "cross-entropy, label smoothing", "baselines/ce_smoothing_{recipe}.py"
+)
 
 
 def fixed(epsilon: float) -> Method:
@@ -77,6 +81,7 @@ def batch_sizes(
     return dict.fromkeys(sizes, methods)
 
 
+LOSSES = (VARCON, BANK, SUPCON, PROTOTYPE, CROSS_ENTROPY, SMOOTHED)
 SOURCES = (VARCON, LEAVE_ONE_OUT, BANK, BALANCED_BANK, SUPCON, CROSS_ENTROPY)
 SMALL, LARGE = "small", "large"  # networks for two cores, and for GPUs
 MANY_STEPS = 64  # at 256 SupCon does not leave its start in 20 epochs of the digits
@@ -100,6 +105,16 @@ EXPERIMENTS: dict[str, dict[str, Experiment]] = {
             batch_size=batch_size,
         )
         for scale, batch_size in ((SMALL, MANY_STEPS), (LARGE, None))
+    },
+    "losses": {
+        scale: Experiment(
+            "Which loss learns the best features under the same recipe?",
+            "recipe",
+            {None: LOSSES},
+            points=1,
+            regularisations=(0.01, 0.1, 1.0),
+        )
+        for scale in (SMALL, LARGE)
     },
     "convergence": {
         scale: Experiment(

@@ -69,6 +69,8 @@ def cell_config(cell: Cell, place: Place) -> Config:
         set_classes(cfg.model.head, count_classes(place.data))
     if cell.method.bank:
         use_bank(cfg, place)
+    elif cfg.model.head.type == "VarConHead":
+        cfg.model.head.loss.pop("centroids", None)  # a recipe may have a bank
     if cell.method.balanced:
         balance(cfg, images)
     if place.epochs is not None:
@@ -90,13 +92,14 @@ def set_classes(head: Any, classes: int) -> None:
 
 
 def use_bank(cfg: Config, place: Place) -> None:
-    """Take class references from a momentum bank in place of the batch."""
+    """Take class references from a momentum bank, the recipe's if it has one."""
     loss = cfg.model.head.loss
-    classes = loss.pop("num_classes", None)
-    if classes is None and place.data is not None:
-        classes = count_classes(place.data)
-    dim = cfg.model.neck.out_channels
-    loss.centroids = {"type": "MomentumCentroids", "num_classes": classes, "dim": dim}
+    bank = dict(loss.get("centroids") or {"type": "MomentumCentroids"})
+    bank["num_classes"] = loss.pop("num_classes", bank.get("num_classes"))
+    if place.data is not None:
+        bank["num_classes"] = count_classes(place.data)
+    bank["dim"] = cfg.model.neck.out_channels
+    loss.centroids = bank
 
 
 def balance(cfg: Config, images: int) -> None:

@@ -8,6 +8,7 @@ import timm
 from torch import nn
 
 from varcon_plugin.checkpoints.backbones import create_timm_model, shrink_stem
+from varcon_plugin.training.speedrun import SpeedrunNet
 
 __all__ = ["create_backbone", "feature_dim"]
 
@@ -21,19 +22,22 @@ def create_backbone(
     """A timm model without its classifier: images in, pooled features (N, F) out.
 
     Args:
-        name: timm model name; `timm.list_models("resnet*")` lists them.
+        name: timm model name; `timm.list_models("resnet*")` lists them. Or
+            ``"speedrun"``, `SpeedrunNet`.
         stem: ``"cifar"`` replaces a ResNet's strided stem and max-pool by one 3x3
             convolution, as SupCon and VarCon do for 32-pixel images: at 224 pixels that
             takes 16 times the memory.
         image_size: side of the images in pixels, for a model that is built for one
             size, as vision transformers are.
-        kwargs: of `timm.create_model`.
+        kwargs: of `timm.create_model`, or of `SpeedrunNet`.
 
     Raises:
         ValueError: timm has no such model, or it has no ResNet stem to replace.
     """
     if stem not in ("imagenet", "cifar"):
         raise ValueError(f'stem must be "imagenet" or "cifar", got {stem!r}')
+    if name == "speedrun":
+        return SpeedrunNet(**kwargs)
     config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config and config.fixed_input_size and config.input_size[-1] != image_size:
         kwargs = {"img_size": image_size, **kwargs}

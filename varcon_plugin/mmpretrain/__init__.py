@@ -20,6 +20,7 @@ from varcon_plugin.mmpretrain.knn_hook import KNNHook
 from varcon_plugin.mmpretrain.log_buffers import allow_log_buffers
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.mmpretrain.speed import CompileHook
+from varcon_plugin.mmpretrain.speedrun import SpeedrunNet
 from varcon_plugin.mmpretrain.two_crops import TwoCrops
 from varcon_plugin.momentum import MomentumCentroids
 from varcon_plugin.training.baselines import MetricLearningLoss, PrototypeLoss
@@ -43,6 +44,7 @@ __all__ = [
     "MomentumCentroids",
     "PretrainedCheckHook",
     "PrototypeLoss",
+    "SpeedrunNet",
     "TIMMEncoder",
     "TwoCrops",
     "VarCon",
