@@ -3,9 +3,9 @@
     python tools/train.py configs/baselines/prototype_speedrun_cifar100.py \
         --cfg-options train_dataloader.dataset.data_root=DATA
 
-Everything but the loss is that of varcon_speedrun_cifar100.py. This is VarCon
-with the class means of each batch, epsilon = 0, a one-hot target and therefore twice
-the weight on -log p.
+Everything but the loss is that of varcon_speedrun_cifar100.py. This is VarCon with the
+class means of each batch, epsilon = 0, a one-hot target and therefore twice the weight
+on -log p.
 """
 
 _base_ = "../varcon_speedrun_cifar100.py"
