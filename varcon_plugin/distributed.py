@@ -19,7 +19,9 @@ __all__ = [
     "gather_equal",
     "gather_labels",
     "leave_group",
+    "max_across_ranks",
     "rank_of",
+    "scatter_sum",
     "sum_across_ranks",
     "world_size",
 ]
@@ -143,6 +145,35 @@ def gather_labels(
         [row[:size] for row, size in zip(everyone, sizes, strict=True)]
     )
     return gathered, slice(start, start + len(labels))
+
+
+def scatter_sum(tensor: Tensor, sizes: list[int], group: ProcessGroup | None) -> Tensor:
+    """This rank's rows of the sum over the ranks of ``tensor`` (sum(sizes), D).
+
+    The way back of `gather_labels`, in one all-to-all and without gradient; added up in
+    rank order on every rank.
+    """
+    if group is None:
+        return tensor
+    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
+    parts = tensor.new_empty(ranks, sizes[rank], *tensor.shape[1:])
+    dist.all_to_all_single(
+        parts.flatten(0, 1),
+        tensor.detach().contiguous(),
+        [sizes[rank]] * ranks,
+        sizes,
+        group=group,
+    )
+    return parts.sum(dim=0)
+
+
+def max_across_ranks(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
+    """The largest over the ranks of each element; without gradient."""
+    if group is None:
+        return tensor
+    largest = tensor.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=group)
+    return largest
 
 
 def sum_across_ranks(tensor: Tensor, group: ProcessGroup | None) -> Tensor:

@@ -142,10 +142,46 @@ def _evaluate(
         true = _dot(embeddings, own, memory=weighted) / temperature
     mean_logit = torch.mv(embeddings, total)[:, None] / temperature
     mean_logit = (mean_logit - in_table) / num_others.clamp(min=1)
-    lse, norm = _attend_to_others(
+    lse, norm = attend_to_others(
         embeddings, targets, centroids, present, weights, temperature, weighted
     )
 
+    terms, (toward, away, each) = terms_of_logits(
+        true, lse, mean_logit, num_others, temperature, epsilon
+    )
+    if weighted is None:
+        return terms, None
+    grad = weighted.mul_(toward / norm)
+    if own is None:
+        grad.addcmul_(batch_mean, away - toward + each)
+    else:
+        grad.addcmul_(own, away - toward).addcmul_(batch_mean, each)
+    return terms, grad.addcmul_(total, each, value=-1)
+
+
+def terms_of_logits(
+    true: Tensor,
+    lse: Tensor,
+    mean_logit: Tensor,
+    num_others: Tensor,
+    temperature: float,
+    epsilon: float,
+) -> tuple[VarConTerms, tuple[Tensor, Tensor, Tensor]]:
+    """The terms of each sample from three numbers about its logits.
+
+    Args:
+        true: (N, 1), logit of the true class.
+        lse: (N, 1), log-sum-exp of the logits of the others.
+        mean_logit: (N, 1), their mean.
+        num_others: (), how many there are.
+        temperature: tau_1.
+        epsilon: how far tau2 moves around it.
+
+    Returns:
+        The terms, each (N,). Of the gradient w.r.t. the embedding, each (N, 1): the
+        factor of (mu_p - w_r), that of (w_r - mu_u), and the latter for each of the
+        classes whose mean mu_u is.
+    """
     margin = true - lse  # log p_r / (1 - p_r)
     log_p = F.logsigmoid(margin)  # Eq. 8, true class
     mean_log_p = mean_logit - true + log_p  # Eq. 8, mean of the others
@@ -157,21 +193,13 @@ def _evaluate(
     kl = kl.masked_fill(num_others == 0, 0)
     loss = kl - log_p  # Eq. 7
     terms = VarConTerms(*(x[:, 0] for x in (loss, kl, -log_p, confidence, tau2)))
-    if weighted is None:
-        return terms, None
 
     gap = 1 / tau2 - (true - mean_logit)  # log q_r / q_o - log p_r / p_o, mean over o
     k = -2 * epsilon * gap * (q * rest / tau2 / tau2)  # the path through tau2
     scale = (num_others > 0).to(true) / temperature
     toward = (2 - k * confidence) * torch.sigmoid(-margin) * scale
     away = rest * scale
-    each = away / num_others.clamp(min=1)
-    grad = weighted.mul_(toward / norm)
-    if own is None:
-        grad.addcmul_(batch_mean, away - toward + each)
-    else:
-        grad.addcmul_(own, away - toward).addcmul_(batch_mean, each)
-    return terms, grad.addcmul_(total, each, value=-1)
+    return terms, (toward, away, away / num_others.clamp(min=1))
 
 
 def _dot(a: Tensor, b: Tensor, memory: Tensor | None) -> Tensor:
@@ -179,7 +207,7 @@ def _dot(a: Tensor, b: Tensor, memory: Tensor | None) -> Tensor:
     return torch.mul(a, b, out=memory).sum(dim=1, keepdim=True)
 
 
-def _attend_to_others(
+def attend_to_others(
     embeddings: Tensor,
     targets: Tensor,
     centroids: Tensor,
