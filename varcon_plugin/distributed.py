@@ -16,6 +16,7 @@ from torch.distributed import ProcessGroup
 __all__ = [
     "active_group",
     "agree",
+    "any_rank",
     "gather_equal",
     "gather_labels",
     "leave_group",
@@ -74,6 +75,15 @@ def gather_equal(tensor: Tensor, group: ProcessGroup) -> Tensor:
     everyone = tensor.new_empty(dist.get_world_size(group), *tensor.shape)
     dist.all_gather(list(everyone), tensor.detach().contiguous(), group=group)
     return everyone
+
+
+def any_rank(flag: bool, group: ProcessGroup | None) -> bool:
+    """Whether ``flag`` is set on any rank of ``group``; every rank must call."""
+    if group is None:
+        return flag
+    told = torch.tensor(int(flag), device=_message_device(group))
+    dist.all_reduce(told, dist.ReduceOp.MAX, group)
+    return bool(told)
 
 
 def agree(
