@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test lint format clean help
+.PHONY: install quickstart test chaos lint format clean help
 
 help:
 	@echo "make quickstart   set up, train VarCon on two processes, evaluate"
 	@echo "make test         set up, run the tests"
+	@echo "make chaos        attack what docs/reliability.md promises (minutes)"
 	@echo "make install      set up only (PYTHON=python3.x picks the interpreter)"
 	@echo "make lint|format  check or rewrite the code"
 	@echo "make clean        remove the environment and all outputs"
@@ -27,6 +28,9 @@ quickstart: install
 test: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 \
 		$(BIN)/python -m pytest -n 2 --dist loadfile
+
+chaos: install
+	OMP_NUM_THREADS=1 $(BIN)/python tools/chaos.py
 
 lint: install
 	$(BIN)/ruff check .

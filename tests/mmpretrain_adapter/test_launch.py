@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_model_is_refused(monkeypatch, tmp_path):
     linear = "configs/varcon_r18_digits_linear.py"
     said = run_main("test", monkeypatch, linear, path)
     assert "is of another model; missing: backbone.conv1.weight" in said
-    assert "unexpected: weight, bias" in said
+    assert "unexpected: bias, weight" in said
     option = f"model.backbone.init_cfg.checkpoint={path}"
     said = run_main("train", monkeypatch, linear, "--cfg-options", option)
     assert "is of another model; missing: backbone.conv1.weight" in said

@@ -1,63 +1,85 @@
-"""Weights from checkpoints of strangers, without running their code."""
+"""Checkpoints of strangers, without running their code."""
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["listed", "load_state_dict", "mismatch"]
+from varcon_plugin.checkpoints.plain import STAND_INS, RefusedError, resolve
+
+__all__ = [
+    "CheckpointError",
+    "listed",
+    "load_state_dict",
+    "mismatch",
+    "named_weights",
+    "read_checkpoint",
+]
+
+File: TypeAlias = str | Path | BinaryIO
 
 
-class _Ignored:
-    """Stands in for whatever a checkpoint holds beside its weights."""
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-# What mmengine writes for its log buffers. The names are allowed, but mean nothing.
-IGNORED = (
-    "builtins.getattr",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "argparse.Namespace",
-)
+class CheckpointError(ValueError):
+    """A file is no checkpoint, or holds more than data; says which file, and what."""
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The model weights in a checkpoint, on the CPU.
-
-    Reads what mmengine, Lightning and plain `torch.save` write: the weights lie under
-    ``state_dict`` or ``model``, or are the file itself. A leading ``module.`` (DDP) is
-    taken off their names. Only tensors and plain containers are unpickled; log buffers
-    and argument namespaces beside the weights are skipped.
+    """The model weights in a checkpoint, on the CPU: `named_weights` of its content.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no checkpoint, holds objects of other classes, or no weights.
+        CheckpointError: as `read_checkpoint`, or it holds no weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint not found: {path}")
+    return named_weights(read_checkpoint(path, "cpu"), path)
+
+
+def read_checkpoint(file: File, map_location: Any = None) -> Any:
+    """What mmengine, Lightning or plain `torch.save` wrote, as far as it is data.
+
+    Tensors, numbers, strings and plain containers are unpickled, numpy's arrays of
+    numbers rebuilt from their bytes. A log buffer of mmengine becomes a
+    `varcon_plugin.checkpoints.plain.LogBuffer`; argument namespaces mean nothing.
+
+    Args:
+        file: its path, or the file opened for reading.
+        map_location: as `torch.load` takes it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        CheckpointError: it is no checkpoint, damaged, or holds objects of other
+            classes, none of which has been called.
+    """
+    if isinstance(file, str | Path) and not Path(file).is_file():
+        raise FileNotFoundError(f"checkpoint not found: {file}")
     try:
         with stand_ins():
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be loaded safely: {reason(path)}") from error
+            content = torch.load(file, map_location=map_location, weights_only=True)
+        return resolve(content)
+    except Exception as error:  # damaged pickles raise whatever there is
+        name = file if isinstance(file, str | Path) else "the checkpoint"
+        why = reason(file, error)
+        raise CheckpointError(f"{name} cannot be loaded safely: {why}") from error
+
+
+def named_weights(content: Any, source: object) -> dict[str, Tensor]:
+    """The weights in the content of a checkpoint, by their names in the model.
+
+    They lie under ``state_dict`` or ``model``, or are all there is. A leading
+    ``module.`` (DDP) is taken off their names.
+
+    Args:
+        content: as `read_checkpoint` returns it.
+        source: where it comes from, for the message.
+
+    Raises:
+        CheckpointError: there are no weights.
+    """
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -68,16 +90,18 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not weights:
-        raise ValueError(f"{path} holds no weights: no tensors in it have a name")
+        raise CheckpointError(
+            f"{source} holds no weights: no tensors in it have a name"
+        )
     return weights
 
 
 @contextmanager
 def stand_ins() -> Iterator[None]:
-    """Have torch unpickle `IGNORED` as nothing, also where others allowed the real."""
+    """Have torch unpickle `STAND_INS`, also where others allowed the real things."""
     before = torch.serialization.get_safe_globals()
-    others = [known for known in before if name_of(known) not in IGNORED]
-    ours = [(_Ignored, name) for name in IGNORED]
+    others = [known for known in before if name_of(known) not in STAND_INS]
+    ours = [(function, name) for name, function in STAND_INS.items()]
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([*others, *ours])
     try:
@@ -94,14 +118,20 @@ def name_of(known: Any) -> str:
     return f"{known.__module__}.{known.__qualname__}"
 
 
-def reason(path: Path) -> str:
-    """Why ``path`` was refused, without torch's advice to load it unsafely."""
+def reason(file: File, error: Exception) -> str:
+    """Why ``file`` was refused, without torch's advice to load it unsafely."""
+    if isinstance(error, RefusedError):
+        return f"it holds {error}"
+    if isinstance(error, OSError):
+        return str(error)
     try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except (ValueError, RuntimeError):
-        return "it is not a checkpoint of torch.save"
-    strange = sorted(set(names) - set(IGNORED))
-    return f"it holds objects of {', '.join(strange)}" if strange else "it is damaged"
+        names = set(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+    except Exception:  # torch's older format, or none of its formats
+        names = set(re.findall(r"GLOBAL (\S+)", str(error)))
+        if not names:
+            return "it is not a checkpoint of torch.save"
+    strange = sorted(names - set(STAND_INS))
+    return f"it holds objects of {listed(strange)}" if strange else "it is damaged"
 
 
 def mismatch(

@@ -10,6 +10,7 @@ from varcon_plugin.mmpretrain.algorithm import VarCon
 from varcon_plugin.mmpretrain.backbone import TIMMEncoder
 from varcon_plugin.mmpretrain.baselines import ClassifierHead, LossHead
 from varcon_plugin.mmpretrain.check_hooks import LabelCheckHook, PretrainedCheckHook
+from varcon_plugin.mmpretrain.checkpoints import read_as_data
 from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.data_preprocessor import BatchAugmentDataPreprocessor
 from varcon_plugin.mmpretrain.datasets import Digits
@@ -17,7 +18,6 @@ from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
 from varcon_plugin.mmpretrain.epoch_seed_hook import EpochSeedHook
 from varcon_plugin.mmpretrain.head import VarConHead
 from varcon_plugin.mmpretrain.knn_hook import KNNHook
-from varcon_plugin.mmpretrain.log_buffers import allow_log_buffers
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.mmpretrain.speed import CompileHook
 from varcon_plugin.mmpretrain.speedrun import SpeedrunNet
@@ -27,7 +27,7 @@ from varcon_plugin.training.baselines import MetricLearningLoss, PrototypeLoss
 
 for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss):
     MODELS.register_module(module=module)
-allow_log_buffers()
+read_as_data()
 
 __all__ = [
     "BatchAugmentDataPreprocessor",

@@ -8,7 +8,8 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 from torch import Tensor
 
-from varcon_plugin.checkpoints.reading import listed, load_state_dict
+from varcon_plugin.checkpoints.reading import listed
+from varcon_plugin.mmpretrain.checkpoints import load_weights, with_dot
 from varcon_plugin.mmpretrain.unwrap import unwrapped
 
 __all__ = ["LabelCheckHook", "PretrainedCheckHook"]
@@ -70,8 +71,8 @@ class PretrainedCheckHook(Hook):
                 "model.backbone.init_cfg.checkpoint is not set: give the pretrained "
                 "checkpoint, --cfg-options model.backbone.init_cfg.checkpoint=PATH"
             )
-        prefix = init_cfg.get("prefix", "")
-        loaded = load_state_dict(path)
+        prefix = with_dot(init_cfg.get("prefix", ""))
+        loaded = load_weights(path)
         wrong = [
             name
             for name, value in backbone.state_dict().items()

@@ -20,8 +20,9 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 
-from varcon_plugin.checkpoints.reading import load_state_dict, mismatch
+from varcon_plugin.checkpoints.reading import CheckpointError, mismatch
 from varcon_plugin.distributed import leave_group
+from varcon_plugin.mmpretrain.checkpoints import load_weights, with_dot
 from varcon_plugin.mmpretrain.cpu import has_accelerator
 
 __all__ = ["main"]
@@ -62,7 +63,7 @@ def main(name: str) -> None:
     script.parse_args, script.merge_args = parse_and_check, merge_and_prepare
     try:
         script.main()
-    except UsageError as error:
+    except (UsageError, CheckpointError) as error:
         sys.exit(f"{name}.py: {error}" if is_first_process() else 1)
     leave_group()
 
@@ -109,23 +110,28 @@ def check_config(cfg: Config, name: str) -> None:
         check_checkpoint(backbone, init_cfg["checkpoint"], init_cfg.get("prefix", ""))
 
 
-def check_checkpoint(model_cfg: Any, path: str, prefix: str = "") -> None:
+def check_checkpoint(model_cfg: Any, path: str, prefix: str | None = None) -> None:
     """Raise UsageError if the weights at ``path`` are not those of a model.
 
-    mmengine only warns, and goes on with random weights. Under ``prefix`` the
-    checkpoint may hold more than the model (a neck, a head), not less.
+    mmengine only warns, and goes on with random weights. With a ``prefix``, as
+    ``init_cfg`` has one, ``""`` too, the checkpoint may hold parts that the model lacks
+    (a neck, a classifier).
     """
     check_file("checkpoint", path)
     if not is_first_process():
         return
-    try:
-        state = load_state_dict(path)
-    except ValueError as error:
-        raise UsageError(error) from error
+    state = load_weights(path)
     model = MODELS.build(deepcopy(model_cfg)).state_dict()
-    wanted = {prefix + name: value for name, value in model.items()}
-    found = {name: v for name, v in state.items() if name.startswith(prefix)}
-    wrong = mismatch(wanted, found, [n for n in found if n not in wanted], most=5)
+    start = with_dot(prefix or "")
+    wanted = {start + name: value for name, value in model.items()}
+    found = {name: v for name, v in state.items() if name.startswith(start)}
+    parts = {name.split(".")[0] for name in model}
+    unexpected = [
+        name
+        for name in found.keys() - wanted.keys()
+        if prefix is None or name.removeprefix(start).split(".")[0] in parts
+    ]
+    wrong = mismatch(wanted, found, sorted(unexpected), most=5)
     if wrong:
         raise UsageError(f"checkpoint {path} is of another model; {wrong}")
 
