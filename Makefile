@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test chaos lint format clean help
+.PHONY: install quickstart test chaos lint format docs dist clean help
 
 help:
 	@echo "make quickstart   set up, train VarCon on two processes, evaluate"
@@ -10,6 +10,8 @@ help:
 	@echo "make chaos        attack what docs/reliability.md promises (minutes)"
 	@echo "make install      set up only (PYTHON=python3.x picks the interpreter)"
 	@echo "make lint|format  check or rewrite the code"
+	@echo "make docs         build the documentation site into site/"
+	@echo "make dist         build and check wheel and sdist into dist/"
 	@echo "make clean        remove the environment and all outputs"
 
 install: .venv/.installed
@@ -38,9 +40,19 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: install
+	$(BIN)/python -m pip install --quiet --group docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+dist: install
+	$(BIN)/python -m pip install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv work_dirs build dist *.egg-info .*_cache
+	rm -rf .venv work_dirs build dist site *.egg-info .*_cache
