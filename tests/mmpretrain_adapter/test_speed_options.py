@@ -4,18 +4,23 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.optim.optimizer import amp_optimizer_wrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from paths import REPO
 
+from varcon_plugin.mmpretrain import speed
 from varcon_plugin.mmpretrain.launch import prepare
 
+PLAIN = {"model.channels_last": False, "optim_wrapper.type": "OptimWrapper"}
 OPTIONS = {
-    "channels_last": {"data_preprocessor.channels_last": True},
+    "channels_last": {
+        "model.channels_last": True,
+        "data_preprocessor.channels_last": True,
+    },
     "compile": {
         "default_hooks.compile": {"type": "CompileHook", "backend": "aot_eager"}
     },
-    "amp": {"optim_wrapper.type": "AmpOptimWrapper", "optim_wrapper.dtype": "bfloat16"},
+    "amp": {"optim_wrapper.type": "BFloat16OptimWrapper"},
 }
 # bfloat16 has 8 bits of mantissa; the others only change the order of float32 sums
 TOLERANCE = {"channels_last": 1e-4, "compile": 1e-4, "amp": 2e-2}
@@ -50,7 +55,7 @@ def loss_curve(image_folder, work_dir, options):
     cfg.work_dir, cfg.launcher = str(work_dir), "none"
     cfg.experiment_name = work_dir.name
     prepare(cfg, "train")
-    cfg.merge_from_dict(options)
+    cfg.merge_from_dict(PLAIN | options)
     record = RecordLosses()
     runner = Runner.from_cfg(cfg)
     runner.register_hook(record)
@@ -80,13 +85,11 @@ def plain(image_folder, tmp_path_factory):
     return losses
 
 
-@pytest.mark.filterwarnings("ignore:.*GradScaler is enabled, but CUDA:UserWarning")
 @pytest.mark.parametrize("name", OPTIONS)
 def test_loss_curve_is_that_of_the_plain_recipe(
     name, plain, image_folder, tmp_path, monkeypatch
 ):
-    # mmengine's wrapper asks for a GPU; its autocast then takes the CPU's
-    monkeypatch.setattr(amp_optimizer_wrapper, "is_cuda_available", lambda: True)
+    monkeypatch.setattr(speed, "has_bfloat16", lambda device: True)  # slow elsewhere
     layouts = watch_layouts(monkeypatch) if name != "compile" else set()
     losses, runner = loss_curve(image_folder, tmp_path, OPTIONS[name])
     expected = pytest.approx(plain, rel=TOLERANCE[name])
@@ -98,3 +101,27 @@ def test_loss_curve_is_that_of_the_plain_recipe(
         plain_names = runner.model.state_dict().keys()
         assert not [name for name in plain_names if "_orig_mod" in name]
     assert layouts == ({name == "channels_last"} if name != "compile" else set())
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_mixed_precision_on_a_cpu_is_bfloat16_where_it_has_that(found, monkeypatch):
+    """A recipe's AmpOptimWrapper, which mmengine has for GPUs alone."""
+    cfg = Config.fromfile(REPO / "configs" / "varcon_r50_imagenet.py")
+    cfg.launcher = "none"
+    prepare(cfg, "train")
+    monkeypatch.setattr(speed, "has_bfloat16", lambda device: found)
+    said = []
+    monkeypatch.setattr(speed, "print_log", lambda text, **_: said.append(text))
+    layer = torch.nn.Linear(4, 4)
+    config = cfg.optim_wrapper.to_dict()
+    config.pop("paramwise_cfg")
+    wrapper = OPTIM_WRAPPERS.build(
+        {**config, "optimizer": torch.optim.SGD(layer.parameters(), lr=0.1)}
+    )
+    with wrapper.optim_context(layer):
+        out = layer(torch.randn(2, 4))
+    assert out.dtype == (torch.bfloat16 if found else torch.float32)
+    assert ("bfloat16 on this CPU" in said[0]) == found
+    assert ("float32" in said[0]) != found
+    wrapper.update_params(out.float().sum())
+    assert layer.weight.grad is None or layer.weight.grad.dtype == torch.float32

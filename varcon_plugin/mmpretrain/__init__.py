@@ -19,7 +19,7 @@ from varcon_plugin.mmpretrain.epoch_seed_hook import EpochSeedHook
 from varcon_plugin.mmpretrain.head import VarConHead
 from varcon_plugin.mmpretrain.knn_hook import KNNHook
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
-from varcon_plugin.mmpretrain.speed import CompileHook
+from varcon_plugin.mmpretrain.speed import BFloat16OptimWrapper, CompileHook
 from varcon_plugin.mmpretrain.speedrun import SpeedrunNet
 from varcon_plugin.mmpretrain.two_crops import TwoCrops
 from varcon_plugin.momentum import MomentumCentroids
@@ -30,6 +30,7 @@ for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss)
 read_as_data()
 
 __all__ = [
+    "BFloat16OptimWrapper",
     "BatchAugmentDataPreprocessor",
     "CPUDistributedDataParallel",
     "ClassBalancedSampler",

@@ -15,7 +15,6 @@ from typing import Any
 import mmpretrain
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
@@ -172,9 +171,7 @@ def prepare(cfg: Config, name: str) -> None:
             key: value
             for key, value in cfg.optim_wrapper.items()
             if key not in ("dtype", "loss_scale", "use_fsdp")
-        } | {"type": "OptimWrapper"}
-        if is_first_process():
-            print_log("No GPU: training in float32 instead of mixed precision.")
+        } | {"type": "BFloat16OptimWrapper"}
     if cfg.launcher != "none":
         if cfg.launcher == "slurm":
             use_slurm_environment()

@@ -1,16 +1,23 @@
-"""Options that change how fast a recipe runs, not what it computes."""
+"""Options for how fast a recipe runs; what it computes changes by rounding at most."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from mmpretrain.registry import HOOKS
+from mmpretrain.registry import HOOKS, OPTIM_WRAPPERS
+from torch import nn
 
 from varcon_plugin.mmpretrain.unwrap import unwrapped
+from varcon_plugin.training.precision import has_bfloat16
 
-__all__ = ["CompileHook"]
+__all__ = ["BFloat16OptimWrapper", "CompileHook"]
 
 
 @HOOKS.register_module()
@@ -30,3 +37,38 @@ class CompileHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Compile at the first forward after this."""
         unwrapped(runner).backbone.compile(**self.options)
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Mixed precision in bfloat16 where the device has it, else float32.
+
+    On GPUs and on CPUs with AVX512-BF16 or AMX, the forward pass runs under autocast
+    to bfloat16; weights, their gradients and the loss stay in float32. bfloat16 has
+    the range of float32, so no loss scale is needed. Elsewhere this is mmengine's
+    ``OptimWrapper``. A line in the log says which.
+
+    Args:
+        **kwargs: arguments of mmengine's ``OptimWrapper``.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.device_type = self.optimizer.param_groups[0]["params"][0].device.type
+        self.enabled = has_bfloat16(self.device_type)
+        where = self.device_type if self.device_type != "cpu" else "this CPU"
+        print_log(
+            f"Mixed precision: bfloat16 on {where}."
+            if self.enabled
+            else f"Training in float32: {where} has no bfloat16 in hardware.",
+            logger="current",
+        )
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Around the forward pass: mmengine's context, and autocast."""
+        autocast = torch.autocast(
+            self.device_type, torch.bfloat16, enabled=self.enabled
+        )
+        with super().optim_context(model), autocast:
+            yield
