@@ -58,7 +58,7 @@ class Method:
     kind: Literal["ntxent", "image", "both", "supervised"]
     temperature: float = 0.1
     epsilon: float = 0.02
-    classes: int = 256
+    classes: int = 100
     sharpness: float = 0.05
     weight: float = 0.25
     after: float = 1 / 3
