@@ -127,7 +127,8 @@ def choose(
         rate: done(Cell(name, at, rate, CHOOSING_SEED), held_out, args.out, "choose")
         for rate in args.rates
     }
-    return max(found, key=lambda rate: float(found[rate]["linear"]))
+    best: float = max(found, key=lambda rate: float(found[rate]["linear"]))
+    return best
 
 
 def done(cell: Cell, pixels: Pixels, out: Path, stage: str = "run") -> dict[str, Any]:

@@ -120,7 +120,7 @@ class Setting:
         points: epochs after which k-NN is measured.
     """
 
-    images: int = 10_000
+    images: int = 6000
     epochs: int = 6
     batch_size: int = 512
     points: tuple[int, ...] = (2, 4, 6)
@@ -234,10 +234,10 @@ class Run:
         )
         self.augment.restart(cell.seed, 0, 0)
         self.model = SmallNetwork()
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
         self.teacher = None
         if self.method.teacher:
-            average = get_ema_multi_avg_fn(self.method.teacher)
+            average = get_ema_multi_avg_fn(self.method.teacher)  # type: ignore[no-untyped-call]
             self.teacher = AveragedModel(self.model, multi_avg_fn=average)
         self.per_epoch = self.setting.images // self.setting.batch_size
         steps = self.setting.epochs * self.per_epoch
@@ -285,16 +285,14 @@ class Run:
         )
 
     def _epoch(self) -> float:
-        criterion = self.criterion
-        watched = (
-            isinstance(criterion, SelfSupervisedVarConLoss)
-            and criterion.pseudo_labels is not None
-        )
-        monitor = LatentClassMonitor(criterion) if watched else None
+        monitor = None
+        if self.method.kind == "both":
+            assert isinstance(self.criterion, SelfSupervisedVarConLoss)
+            monitor = LatentClassMonitor(self.criterion)
         found, truth = [], []
         order = torch.randperm(self.setting.images, generator=self.generator)
         images = self.per_epoch * self.setting.batch_size
-        for rows in order[:images].split(self.setting.batch_size):
+        for rows in torch.split(order[:images], self.setting.batch_size):
             loss = self._step(rows)
             if monitor is not None and self.terms is not None:
                 monitor.add(self.terms)
@@ -355,7 +353,7 @@ def encode(model: SmallNetwork, images: Tensor) -> Tensor:
     model.eval()
     mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (MEAN, STD))
     features = []
-    for chunk in images.split(CHUNK):
+    for chunk in torch.split(images, CHUNK):
         normal = ((chunk.float() - mean) / std).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             features.append(model.backbone(normal).float())

@@ -26,7 +26,7 @@ __all__ = [
     "usage_entropy",
 ]
 
-ONE_CLASS = 0.5  # share of the embeddings that a single class holds
+ONE_CLASS = 0.5  # share of a batch that a single class holds
 DEAD = 0.5  # share of the classes that nobody was assigned to
 PLATEAU = 0.97  # of the chance level
 WARM_UP = 0.05  # of the schedule
@@ -59,8 +59,8 @@ def mutual_information(first: Tensor, second: Tensor) -> float:
     names, and so do two labellings of one class each. Expected above 0 by chance where
     there are many small classes. Source: Strehl and Ghosh, 2002, arithmetic mean.
     """
-    _, rows = first.unique(return_inverse=True)
-    _, columns = second.unique(return_inverse=True)
+    _, rows = torch.unique(first, return_inverse=True)
+    _, columns = torch.unique(second, return_inverse=True)
     width = int(columns.max()) + 1
     cells = (rows * width + columns).bincount(minlength=(int(rows.max()) + 1) * width)
     joint = cells.double().view(-1, width) / len(first)
@@ -87,7 +87,7 @@ def latent_failure_sign(
     if values["latent_largest_share"] >= ONE_CLASS:
         return FailureSign(
             "one_latent_class",
-            f"{values['latent_largest_share']:.0%} of the embeddings are in one latent "
+            f"{values['latent_largest_share']:.0%} of a batch is in one latent "
             f"class of {values['latent_classes']:.0f}: assignments are collapsing; "
             "raise sharpness or iterations, and check that embeddings differ at all",
         )
@@ -137,31 +137,33 @@ class LatentClassMonitor:
 
     def _clear(self) -> None:
         self._counts = torch.zeros(self.classes, dtype=torch.float64)
-        self._sums = torch.zeros(4, dtype=torch.float64)
+        self._sums = torch.zeros(5, dtype=torch.float64)
 
     def add(self, terms: SelfSupervisedTerms) -> None:
         """Take in what one step returned."""
         if terms.assignment is None or terms.latent is None:
             return
         labels, own, entropy = terms.assignment
-        self._counts += own.bincount(minlength=self.classes).cpu()
+        counts = own.bincount(minlength=self.classes)
         agreeing = (labels == own).sum()
         loss = (terms.latent.kl + terms.latent.nll).sum()
-        rows = labels.new_tensor(len(own))
-        sums = torch.stack([x.double() for x in (agreeing, entropy.sum(), loss, rows)])
-        self._sums += sums.cpu()
+        sums = (counts.max(), agreeing, entropy.sum(), loss, counts.sum())
+        self._counts += counts.cpu()
+        self._sums += torch.stack([x.double() for x in sums]).cpu()
 
     def report(self) -> dict[str, float]:
         """Measures of the interval, over all ranks, by name; starts the next one.
 
         ``latent_used`` of ``latent_classes``, ``latent_usage_entropy`` and
         ``latent_entropy`` (of one assignment, mean) in nats, ``latent_agreement`` of
-        the views' labels in [0, 1], ``latent_largest_share``, ``latent_loss`` beside
-        its ``latent_chance_level``, and ``latent_seen``, the embeddings counted.
+        the views' labels in [0, 1], ``latent_largest_share`` that one class has of a
+        rank's batch (mean), ``latent_loss`` beside its ``latent_chance_level``, and
+        ``latent_seen``, the embeddings counted.
         """
         group = active_group()
         counts = sum_across_ranks(self._counts, group)
-        agreeing, entropy, loss, rows = sum_across_ranks(self._sums, group).tolist()
+        sums = sum_across_ranks(self._sums, group).tolist()
+        largest, agreeing, entropy, loss, rows = sums
         self._clear()
         seen = max(rows, 1)
         return {
@@ -170,7 +172,7 @@ class LatentClassMonitor:
             "latent_usage_entropy": float(usage_entropy(counts)),
             "latent_entropy": entropy / seen,
             "latent_agreement": agreeing / seen,
-            "latent_largest_share": float(counts.max()) / seen,
+            "latent_largest_share": largest / seen,
             "latent_loss": loss / seen if rows else math.nan,
             "latent_chance_level": self.chance,
             "latent_seen": rows,
