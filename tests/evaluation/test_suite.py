@@ -49,7 +49,10 @@ class AsTensor:
 
 def encoder(scale=1.0, note=""):
     about = {"source": "timm", "model": "blocks", "checkpoint": "none"}
-    return Encoder(Blocks(scale), AsTensor(note), about)
+    head = nn.Linear(16, 3)
+    with torch.no_grad():
+        head.weight.copy_(torch.arange(48).view(3, 16).cos())
+    return Encoder(Blocks(scale), AsTensor(note), about, head)
 
 
 def small_digits():
@@ -69,7 +72,7 @@ def results(_rank, batch_size):
     settings = Settings(ks=(5,), shots=(2,), severities=(3,), batch_size=batch_size)
     evaluation = suite.Evaluation(encoder(), small_digits(), settings)
     with mock.patch.object(suite, "COMMON", ("shot_noise", "fog")):
-        return {name: evaluation.run(name) for name in PROTOCOLS[:5]}
+        return {name: evaluation.run(name) for name in PROTOCOLS[:6]}
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +124,9 @@ def test_numbers_are_plausible(report):
     assert protocols["linear"]["top1"] > 75
     assert protocols["transfer"]["results"][0]["value"] > 75
     assert protocols["knn"]["results"][0]["top1"] > 75
+    means = protocols["class-mean"]["results"]
+    assert [row["space"] for row in means] == ["features", "embeddings"]
+    assert means[0]["top1"] > 75
     few = {(r["classifier"], r["shots"]): r for r in protocols["few-shot"]["results"]}
     assert few["logistic", 5]["mean"] > few["logistic", 1]["mean"]
     corruption = protocols["corruption"]

@@ -132,6 +132,8 @@ def test_the_evaluation_reads_a_lightly_checkpoint(lightly_checkpoint):
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
     assert expected.std(dim=0).max() > 0.01
     assert encoder.about["model"] == "resnet18"
+    embeddings = encoder.projection.eval()(features[:5])
+    torch.testing.assert_close(embeddings, model.projection_head(features[:5]))
 
 
 def test_a_lightly_checkpoint_goes_into_mmpretrain(doors, fit, loader, tmp_path):

@@ -8,9 +8,11 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
+from paths import REPO
 from PIL import Image
 from torch import nn
 
+from varcon_plugin.evaluation.features import evaluating
 from varcon_plugin.evaluation.images import ImageDataset
 from varcon_plugin.mmpretrain.evaluation import (
     MMTransform,
@@ -132,6 +134,26 @@ def test_without_test_images_the_crop_of_training_counts(config):
     _, _, path, checkpoint = config(NORMALIZED, [PACK], **none)
     with pytest.raises(ValueError, match="crops to no size"):
         load_encoder(path, checkpoint)
+
+
+@pytest.mark.parametrize("recipe", ["r18_digits", "speedrun_cifar10"])
+def test_embeddings_are_those_of_the_neck(recipe, tmp_path):
+    path = REPO / f"configs/varcon_{recipe}.py"
+    cfg = Config.fromfile(path)
+    model = MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor})
+    model.eval()
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "model.pth")
+    encoder = load_encoder(path, tmp_path / "model.pth")
+    images = torch.randint(256, (3, 3, 32, 32), dtype=torch.uint8)
+    with evaluating(encoder.module), evaluating(encoder.projection):
+        features = encoder.module(images)
+        embeddings = encoder.projection(features)
+    seen = images.flip(1) if encoder.module.bgr else images
+    inputs = model.data_preprocessor({"inputs": seen, "data_samples": None})["inputs"]
+    torch.testing.assert_close(embeddings, model.neck(model.backbone(inputs))[-1])
+    weights = {k: v for k, v in model.state_dict().items() if k.startswith("backbone")}
+    torch.save({"state_dict": weights}, tmp_path / "backbone.pth")
+    assert load_encoder(path, tmp_path / "backbone.pth").projection is None
 
 
 def test_a_checkpoint_of_another_backbone_lists_its_keys(config):

@@ -26,7 +26,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return load_state_dict(path)
 
 
-def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+def fill(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    source: str,
+    what: str = "backbone",
+) -> None:
     """Load ``weights`` into ``module``, under whatever prefix fits most of them.
 
     A checkpoint may hold more, such as a head, but not in the parts that ``module`` has
@@ -36,6 +41,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
         module: gets the weights; without a classifier.
         weights: by name.
         source: of the weights, for the message.
+        what: ``module`` is, for the message.
 
     Raises:
         ValueError: weights of ``module`` are missing, of another shape, or too many;
@@ -63,7 +69,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     wrong = mismatch(own, found, unexpected)
     if wrong:
         raise ValueError(
-            f"{source} does not fill the backbone ({len(own)} weights, looked for "
+            f"{source} does not fill the {what} ({len(own)} weights, looked for "
             f"under the prefix {prefix!r}); {wrong}"
         )
     module.load_state_dict({name: found[name] for name in own}, strict=False)

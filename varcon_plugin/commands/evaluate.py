@@ -1,4 +1,4 @@
-"""Evaluate a frozen encoder: k-NN, linear, few-shot, clustering, corruption, transfer.
+"""Evaluate a frozen encoder: k-NN, linear, class means, few-shot, clustering, ....
 
     python tools/evaluate.py CONFIG CHECKPOINT --out DIR          # mmpretrain
     python tools/evaluate.py lightly CHECKPOINT --data DATA --out DIR
@@ -48,9 +48,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--protocols",
         nargs="+",
         choices=PROTOCOLS,
-        default=PROTOCOLS[:4],
+        default=PROTOCOLS[:5],
         metavar="PROTOCOL",
-        help=f"of {', '.join(PROTOCOLS)}; default: the first four",
+        help=f"of {', '.join(PROTOCOLS)}; default: the first five",
     )
     add("--data", help="default: that of the config")
     add("--image-size", type=int, help="what lightly and timm models see")

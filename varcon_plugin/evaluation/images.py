@@ -31,11 +31,14 @@ class Encoder(NamedTuple):
             that ``module`` takes. Its ``repr`` has to say what it does: cached features
             are found by it.
         about: where it comes from, for the report.
+        projection: features (N, D) to the embeddings that the loss was trained on;
+            None where the checkpoint has no projection head.
     """
 
     module: nn.Module
     transform: Callable[[Item], Tensor]
     about: dict[str, Any]
+    projection: nn.Module | None = None
 
 
 class Images(NamedTuple):

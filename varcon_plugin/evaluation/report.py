@@ -38,6 +38,8 @@ def flatten(report: Mapping[str, Any]) -> dict[str, float]:
     if linear := protocols.get("linear"):
         found["linear top-1"], found["linear top-5"] = linear["top1"], linear["top5"]
         found["linear mean per class"] = linear["mean_per_class"]
+    for row in protocols.get("class-mean", {}).get("results", []):
+        found[f"class mean of {row['space']} top-1"] = row["top1"]
     for row in protocols.get("few-shot", {}).get("results", []):
         found[f"{row['shots']}-shot {row['classifier']} top-1"] = row["mean"]
     if clustering := protocols.get("clustering"):
@@ -128,6 +130,15 @@ def linear_section(result: Mapping[str, Any]) -> str:
     )
 
 
+def class_mean_section(result: Mapping[str, Any]) -> str:
+    """The class-mean classifier as a table."""
+    names = ("top1", "top5", "mean_per_class")
+    rows = [
+        [row["space"], *(number(row[n]) for n in names)] for row in result["results"]
+    ]
+    return markdown_table(["", *names], rows)
+
+
 def few_shot_section(result: Mapping[str, Any]) -> str:
     """Few-shot: a row for each number of shots, a column for each classifier."""
     rows = result["results"]
@@ -210,6 +221,7 @@ def mean(values: Sequence[float]) -> float:
 SECTIONS = {
     "knn": knn_section,
     "linear": linear_section,
+    "class-mean": class_mean_section,
     "few-shot": few_shot_section,
     "clustering": clustering_section,
     "corruption": corruption_section,

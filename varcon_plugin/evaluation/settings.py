@@ -13,7 +13,15 @@ from varcon_plugin.evaluation.transfer import MetricName
 
 __all__ = ["PROTOCOLS", "Settings"]
 
-PROTOCOLS = ("knn", "linear", "few-shot", "clustering", "corruption", "transfer")
+PROTOCOLS = (
+    "knn",
+    "linear",
+    "class-mean",
+    "few-shot",
+    "clustering",
+    "corruption",
+    "transfer",
+)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 import varcon_plugin
 from varcon_plugin.distributed import active_group, gather_equal, rank_of
 from varcon_plugin.evaluation.checks import check_split
+from varcon_plugin.evaluation.class_mean import class_mean_predict
 from varcon_plugin.evaluation.clustering import NMI_AVERAGE, cluster
 from varcon_plugin.evaluation.corruption import (
     COMMON,
@@ -28,12 +29,12 @@ from varcon_plugin.evaluation.corruption import (
     mean_corruption_error,
     read_released,
 )
-from varcon_plugin.evaluation.features import extract_features
+from varcon_plugin.evaluation.features import evaluating, extract_features
 from varcon_plugin.evaluation.few_shot import few_shot
 from varcon_plugin.evaluation.images import Encoder, ImageDataset, Images, Splits
 from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.evaluation.linear import LinearResult, linear_probe, top1
-from varcon_plugin.evaluation.metrics import mean_per_class
+from varcon_plugin.evaluation.metrics import mean_per_class, topk_accuracy
 from varcon_plugin.evaluation.report import SCHEMA_VERSION
 from varcon_plugin.evaluation.settings import PROTOCOLS, Settings
 from varcon_plugin.evaluation.store import (
@@ -75,6 +76,7 @@ class Evaluation:
         methods: dict[str, Callable[[], dict[str, Any] | None]] = {
             "knn": self.knn,
             "linear": self.linear,
+            "class-mean": self.class_mean,
             "few-shot": self.few_shot,
             "clustering": self.clustering,
             "corruption": self.corruption,
@@ -202,6 +204,26 @@ class Evaluation:
                 for c, accuracy in probe.validation_top1.items()
             ],
         }
+
+    def class_mean(self) -> dict[str, Any]:
+        """Nearest class mean, of features and of embeddings if there are any."""
+        results = []
+        for space, split in self.spaces().items():
+            ranked, labels = class_mean_predict(*split), split[3]
+            result = {"space": space, **topk_accuracy(ranked, labels)._asdict()}
+            results.append(result | {"mean_per_class": mean_per_class(ranked, labels)})
+        return {"results": results}
+
+    def spaces(self) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """`split` of features, and of what the projection head makes of them."""
+        spaces = {"features": self.split}
+        head = self.encoder.projection
+        if head is not None:
+            train, train_labels, test, test_labels = self.split
+            with evaluating(head.to(self.settings.device)):
+                embedded = (head(train), train_labels, head(test), test_labels)
+            spaces["embeddings"] = embedded
+        return spaces
 
     def few_shot(self) -> dict[str, Any]:
         """Few labelled images for each class."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from varcon_plugin.evaluation import sources
+from varcon_plugin.evaluation.class_mean import class_mean_predict
 from varcon_plugin.evaluation.images import Splits
 from varcon_plugin.evaluation.knn import knn_predict
 from varcon_plugin.evaluation.linear import linear_probe
@@ -166,7 +167,9 @@ def epoch_of(checkpoint: Path) -> int:
 def measure(
     config: Path, checkpoints: Sequence[Path], data: Splits, place: Place
 ) -> dict[str, Any]:
-    """k-NN top-1 of all checkpoints, linear top-1 of the last one.
+    """k-NN top-1 of all checkpoints; linear and class-mean top-1 of the last one.
+
+    Class means are those of embeddings where there is a projection head.
 
     Where there are rare classes, both by `groups` too.
     ``per_class`` is the k-NN accuracy with equal weight of all classes that occur.
@@ -178,6 +181,8 @@ def measure(
         train, labels, test, truth = evaluation.split
         ranked = {"knn": knn_predict(train, labels, test, k=K, temperature=TEMPERATURE)}
         curve.append([epoch_of(checkpoint), topk_accuracy(ranked["knn"], truth).top1])
+    *_, split = evaluation.spaces().values()
+    ranked["class_mean"] = class_mean_predict(*split)
     if place.linear:
         cs = place.regularisations
         ranked["linear"] = linear_probe(*evaluation.split, cs=cs).ranked

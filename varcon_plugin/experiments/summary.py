@@ -20,9 +20,10 @@ from varcon_plugin.experiments.grid import Experiment
 __all__ = ["Estimate", "epochs_to_reach", "estimate", "summarise", "write_summary"]
 
 Result = Mapping[str, Any]
+PROTOCOLS = {"knn": "k-NN", "linear": "linear", "class_mean": "class-mean"}
 GROUPED = {
     f"{protocol}_{group}": f"{shown}, {group}"
-    for protocol, shown in (("knn", "k-NN"), ("linear", "linear"))
+    for protocol, shown in PROTOCOLS.items()
     for group in ("frequent", "rare")
 }
 LEVEL = 0.95  # of the best mean accuracy, where no level is given
@@ -105,7 +106,7 @@ def summarise(results: Sequence[Result], level: float | None) -> dict[str, Any]:
                 "knn": estimate([*map(knn, group)]),
                 **{
                     key: estimate([result[key] for result in group])
-                    for key in ("linear", *GROUPED, "learning_rate")
+                    for key in (*list(PROTOCOLS)[1:], *GROUPED, "learning_rate")
                     if key in group[0]
                 },
                 "epochs": estimate(epochs if len(epochs) == len(group) else []),
@@ -180,7 +181,7 @@ def measured(summary: Mapping[str, Any]) -> dict[str, str]:
     Epochs to a level only where accuracy was measured in the course of a run.
     """
     rows = summary["rows"]
-    shown = {"knn": "k-NN top-1", "linear": "linear top-1"}
+    shown = {key: f"{n} top-1" for key, n in PROTOCOLS.items() if key in rows[0]}
     shown |= {key: title for key, title in GROUPED.items() if key in rows[0]}
     if any(len(row["curve"]) > 1 for row in rows):
         shown["epochs"] = f"epochs to {summary['level']:.1f} % k-NN"

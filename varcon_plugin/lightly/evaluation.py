@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -18,8 +19,9 @@ from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.features import extract_features
 from varcon_plugin.evaluation.images import Encoder
 from varcon_plugin.evaluation.sources import ImageTransform, NormalizedEncoder
-from varcon_plugin.lightly.backbone import create_backbone
+from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.data import resize_and_crop
+from varcon_plugin.lightly.module import EMBEDDING_DIM
 
 __all__ = ["dataset_features", "load_encoder"]
 
@@ -51,10 +53,15 @@ def load_encoder(checkpoint: Path, image_size: int | None = None) -> Encoder:
     kwargs = {**(settings["backbone_kwargs"] or {}), "pretrained": False}
     backbone = create_backbone(name, settings["stem"], size, **kwargs)
     fill(backbone, weights, str(checkpoint))
+    width = feature_dim(backbone)
+    head = SimCLRProjectionHead(width, width, EMBEDDING_DIM)
+    own = {n: w for n, w in weights.items() if n.startswith("projection_head.")}
+    fill(head, own, str(checkpoint), "projection head")
     return Encoder(
         NormalizedEncoder(backbone, **IMAGENET_NORMALIZE),
         ImageTransform(T.Compose([*resize_and_crop(size), T.PILToTensor()])),
         {"source": "lightly", "model": name, "checkpoint": str(checkpoint)},
+        head,
     )
 
 

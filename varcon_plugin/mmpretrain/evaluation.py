@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,16 @@ from torch import Tensor, nn
 from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.images import Encoder, Images, Item, Splits
 
-__all__ = ["MMEncoder", "MMTransform", "load_encoder", "load_splits", "pooled"]
+__all__ = [
+    "MMEncoder",
+    "MMProjection",
+    "MMTransform",
+    "load_encoder",
+    "load_splits",
+    "pooled",
+]
 
+NECK = "neck."
 LOADERS = ("test_dataloader", "val_dataloader")
 
 
@@ -59,6 +68,23 @@ def pooled(output: Any) -> Tensor:
             "(N, D, H, W): for a ViT, set out_type='cls_token' or 'avg_featmap'"
         )
     return features
+
+
+class MMProjection(nn.Module):
+    """A neck of mmpretrain behind features that are pooled already.
+
+    Args:
+        neck: of a self-supervised model; its own pooling finds one pixel.
+    """
+
+    def __init__(self, neck: nn.Module) -> None:
+        super().__init__()
+        self.neck = neck
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Embeddings (N, d) of features (N, D)."""
+        embeddings: Tensor = self.neck((features[:, :, None, None],))[-1]
+        return embeddings
 
 
 class MMTransform:
@@ -126,7 +152,19 @@ def load_encoder(
         "config": str(config),
         "checkpoint": str(checkpoint),
     }
-    return Encoder(MMEncoder(model, bgr), MMTransform(pipeline, bgr), about)
+    projection = read_projection(getattr(model, "neck", None), weights, checkpoint)
+    return Encoder(MMEncoder(model, bgr), MMTransform(pipeline, bgr), about, projection)
+
+
+def read_projection(
+    neck: nn.Module | None, weights: Mapping[str, Tensor], checkpoint: Path
+) -> MMProjection | None:
+    """The neck with its weights; None if there are none, as where it only pools."""
+    own = {name: w for name, w in weights.items() if name.startswith(NECK)}
+    if neck is None or not own or not list(neck.parameters()):
+        return None
+    fill(neck, own, str(checkpoint), "neck")
+    return MMProjection(neck)
 
 
 def load_splits(config: Path, options: dict[str, Any] | None = None) -> Splits:
