@@ -207,8 +207,10 @@ def draw(
         columns = min(3, len(panels))
         lines = -(-len(panels) // columns)
         figure = Figure(figsize=(4 * columns, 4 * lines + 0.5), layout="constrained")
-        axes = figure.subplots(lines, columns).flat
-        for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        axes = figure.subplots(lines, columns, squeeze=False).flatten().tolist()
+        for spare in axes[len(panels) :]:
+            spare.remove()
+        for axis, (key, title) in zip(axes, panels.items(), strict=False):
             for colour, method in zip(COLOURS, methods, strict=False):
                 rows = [row for row in summary["rows"] if row["method"] == method]
                 curve = [(row["setting"], row[key]) for row in rows]
