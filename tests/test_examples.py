@@ -6,8 +6,10 @@ import runpy
 import subprocess
 import sys
 
+import nbformat
 import numpy as np
 import pytest
+from nbclient import NotebookClient
 from paths import REPO
 from PIL import Image
 
@@ -108,3 +110,15 @@ def test_a_config_outside_the_repository(images, tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "work_dirs/mine/epoch_1.pth").is_file()
+
+
+def test_the_notebook_trains_evaluates_and_draws():
+    notebook = nbformat.read(EXAMPLES / "quickstart.ipynb", as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("EPOCHS = 20", "EPOCHS = 4")
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    shown = "".join(output.get("data", {}).get("text/plain", "") for output in outputs)
+    accuracies = re.findall(r"k-NN (\S+) %, linear (\S+) %", shown)
+    assert all(float(accuracy) > 80 for accuracy in accuracies[0])
