@@ -157,12 +157,12 @@ def elements_sent(rank: int, options: dict[str, Any]) -> list[int]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"num_classes": 6}, [2, 6 * (D + 1)]),  # batch shape; sums and counts
-        ({}, [2, 11, 4 * (D + 1)]),  # labels, padded; the 4 classes that occur
-        ({"num_classes": 1000}, [2, 11, 16 * (D + 1)]),  # no more rows than samples
-        ({"num_classes": 6, "leave_one_out": True}, [2, 6 * (D + 1)]),
+        ({"num_classes": 6}, [4, 6 * (D + 1)]),  # shape, dtype, news; sums and counts
+        ({}, [4, 11, 4 * (D + 1)]),  # labels, padded; the 4 classes that occur
+        ({"num_classes": 1000}, [4, 11, 16 * (D + 1)]),  # no more rows than samples
+        ({"num_classes": 6, "leave_one_out": True}, [4, 6 * (D + 1)]),
         # The gradient of the table comes back.
-        ({"num_classes": 6, "detach_centroids": False}, [2] + 2 * [6 * (D + 1)]),
+        ({"num_classes": 6, "detach_centroids": False}, [4] + 2 * [6 * (D + 1)]),
         ({"gather_distributed": False}, []),
     ],
     ids=str,

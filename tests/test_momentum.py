@@ -9,8 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.backends.registry import lookup_backend
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from varcon_plugin import MomentumCentroids, VarConLoss, varcon_terms
 from varcon_plugin.functional import normalize
@@ -146,8 +150,8 @@ def test_the_bank_stays_in_float32(dtype):
 def test_gradient_accumulation_equals_a_larger_batch():
     steps = 3
     whole, parts = filled(), filled(accumulation_steps=steps)
-    for name in ("means", "counts", "seen"):
-        getattr(parts.centroids, name).copy_(getattr(whole.centroids, name))
+    parts.load_state_dict(whole.state_dict())
+    parts.centroids.set_extra_state(torch.tensor(0))
     for round_ in range(2):
         x, y = batch(12, seed=round_)
         loss, gradient = value_and_gradient(whole, x, y)
@@ -220,15 +224,17 @@ class Sizes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("negatives", [None, 50])
-def test_only_a_step_over_all_classes_makes_anything_of_their_number(negatives):
+def test_a_step_makes_no_second_bank(negatives):
+    """Over all classes one bool a class; over sampled ones nothing of their number."""
     classes = 10_000
     criterion = VarConLoss(
         centroids=MomentumCentroids(classes, D, num_negatives=negatives)
     )
-    x, y = torch.randn(8, D), torch.randint(classes, (8,))
-    with Sizes(list(criterion.buffers())) as sizes:
-        criterion(x, y)
-    assert (max(sizes.made) >= classes) == (negatives is None)
+    x, y = torch.randn(8, D, requires_grad=True), torch.randint(classes, (8,))
+    state = [v for v in vars(criterion.centroids).values() if isinstance(v, Tensor)]
+    with Sizes(state) as sizes:
+        criterion(x, y).backward()
+    assert max(sizes.made) <= (8 * classes if negatives is None else 8 * (8 + 50))
 
 
 def test_a_class_of_the_batch_is_no_negative_of_it():
@@ -319,3 +325,231 @@ def long_run(rank: int) -> Tensor:
 def test_banks_are_equal_to_the_last_bit_after_thousands_of_steps(run_ranks: Run):
     first, second = run_ranks(long_run, 2)
     assert torch.equal(first, second)
+
+
+# --- when it moves ------------------------------------------------------------------
+
+
+def content(criterion: VarConLoss) -> dict[str, Tensor]:
+    return copy.deepcopy(criterion.state_dict())
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_embedding_that_is_not_finite_moves_nothing(bad: float, steps: int) -> None:
+    criterion = VarConLoss(centroids=bank(accumulation_steps=steps))
+    for seed in range(steps):
+        criterion(*batch(classes=C - 1, seed=seed))
+    before = content(criterion)
+    x, y = batch()
+    y[0] = C - 1  # never seen: it must not enter either
+    for row in (0, 1):
+        broken = x.clone()
+        broken[row, 2] = bad
+        for _ in range(steps):
+            assert criterion(broken, y).isnan()
+    before.pop("centroids._extra_state")
+    after = content(criterion)
+    after.pop("centroids._extra_state")
+    assert_same(after, before)
+    assert not criterion.centroids.seen[C - 1]
+    loss, gradient = value_and_gradient(criterion, x, y)
+    assert loss.isfinite()
+    assert gradient.isfinite().all()
+
+
+def broken_on_one_rank(rank: int) -> dict[str, Tensor]:
+    criterion = VarConLoss(centroids=bank())
+    for step in range(6):
+        x, y = batch(seed=10 * rank + step)
+        if rank == 1 and step in (0, 3):
+            x[3] = torch.inf
+        assert criterion(x, y).isnan() == (step in (0, 3))
+    return criterion.state_dict()
+
+
+def test_an_embedding_that_is_not_finite_on_one_rank_moves_no_bank(run_ranks: Run):
+    first, second = run_ranks(broken_on_one_rank, 2)
+    assert_same(first, second)
+    assert all(value.isfinite().all() for value in first.values())
+
+
+def test_validation_without_gradients_moves_nothing() -> None:
+    criterion = VarConLoss(centroids=bank())
+    criterion(*batch(classes=4))
+    before = content(criterion)
+    x, y = batch(seed=1, classes=6)
+    with torch.no_grad():
+        loss = criterion(x, y)
+    with torch.inference_mode():
+        criterion(x, y)
+    assert_same(content(criterion), before)
+    assert loss == criterion.eval()(x, y)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_activation_checkpointing_around_the_loss_is_refused(reentrant: bool) -> None:
+    criterion = filled()
+    x, y = batch()
+    loss = checkpoint(criterion, x.requires_grad_(), y, use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match="take the loss out of activation checkp"):
+        loss.backward()
+
+
+def test_a_second_derivative_after_the_bank_moved_is_refused() -> None:
+    criterion = filled()
+    x, y = batch()
+    x.requires_grad_()
+    loss = criterion(x, y)
+    with pytest.raises(RuntimeError, match="put it in eval mode"):
+        torch.autograd.grad(loss, x, create_graph=True)
+    loss = criterion.eval()(x, y)
+    assert torch.autograd.grad(loss, x, create_graph=True)[0].requires_grad
+
+
+def test_a_bank_made_on_the_meta_device_starts_empty() -> None:
+    with torch.device("meta"):
+        criterion = VarConLoss(centroids=bank())
+    criterion.to_empty(device="cpu")
+    fresh = VarConLoss(centroids=bank())
+    assert_same(content(criterion), content(fresh))
+    assert criterion(*batch()) == fresh(*batch())
+    criterion.centroids.reset_parameters()
+    assert not criterion.centroids.seen.any()
+
+
+def test_averaged_models_leave_the_bank_alone() -> None:
+    model = Model()
+    for use_buffers in (False, True):
+        averaged = AveragedModel(model, use_buffers=use_buffers)
+        for seed in range(3):
+            model(*batch(seed=seed))
+            averaged.update_parameters(model)
+        assert averaged.module.criterion.centroids.means.isfinite().all()
+
+
+def test_a_checkpoint_with_another_number_of_accumulation_steps() -> None:
+    x, y = batch()
+    for saved, loaded in ((2, 1), (1, 2), (3, 2)):
+        source = filled(accumulation_steps=saved)
+        source(x, y)  # waits, if there is room to wait
+        target = VarConLoss(centroids=bank(accumulation_steps=loaded))
+        state = content(source)
+        target.load_state_dict(state)
+        assert_same(state, content(source))  # it is the caller's
+        if loaded == 1:  # what waited is applied
+            whole = filled()
+            whole.load_state_dict({**content(source), **empty_waiting(whole)})
+            assert not torch.equal(target.centroids.means, whole.centroids.means)
+            counts = source.centroids.counts + source.centroids.pending_counts
+            assert torch.equal(target.centroids.counts, counts)
+        else:
+            assert torch.equal(target.centroids.means, source.centroids.means)
+        assert target(x, y).isfinite()
+
+
+def empty_waiting(criterion: VarConLoss) -> dict[str, Tensor]:
+    state = content(criterion)
+    return {name: x for name, x in state.items() if "pending" in name}
+
+
+def test_a_checkpoint_of_another_size_is_refused() -> None:
+    criterion = VarConLoss(centroids=bank())
+    state = VarConLoss(centroids=MomentumCentroids(C + 1, D)).state_dict()
+    with pytest.raises(RuntimeError, match=r"size mismatch for centroids\.means"):
+        criterion.load_state_dict(state)
+    del state["centroids.means"]
+    with pytest.raises(RuntimeError, match=r'Missing key.* "centroids.means"'):
+        criterion.load_state_dict(state)
+
+
+class Model(nn.Module):
+    """Network and loss in one module, as a user would wrap it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(D, D).double()
+        self.norm = nn.BatchNorm1d(D).double()
+        self.criterion = VarConLoss(centroids=bank())
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.criterion(self.norm(self.net(x)), y)
+
+
+class Broadcasts(TorchDispatchMode):
+    """Notes the size of each broadcast."""
+
+    sizes: tuple[int, ...] = ()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if "broadcast_" in str(func):
+            self.sizes += tuple(tensor.numel() for tensor in args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def under_ddp(rank: int) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+    torch.manual_seed(0)
+    model = Model()
+    if rank == 0:  # only the first rank reads the checkpoint
+        alone = VarConLoss(centroids=bank(), gather_distributed=False)
+        alone(*batch(20, seed=9))
+        model.criterion.load_state_dict(alone.state_dict())
+    wrapped = DistributedDataParallel(model)  # torch's defaults
+    wrapped(*batch(seed=rank)).backward()
+    with Broadcasts() as broadcasts:
+        for step in range(3):
+            wrapped(*batch(seed=10 * step + rank)).backward()
+    return broadcasts.sizes, model.criterion.state_dict()
+
+
+def test_under_ddp_the_bank_is_shared_once_and_never_broadcast(run_ranks: Run):
+    (sizes, first), (_, second) = run_ranks(under_ddp, 2)
+    assert sizes, "batch norm's buffers are broadcast"
+    assert max(sizes) <= 2 * 8 * D + 8  # and nothing else
+    assert_same(first, second)
+    assert int(first["centroids._extra_state"]) == 5
+    assert first["centroids.counts"].sum() == 20 + 4 * 2 * 12
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_negatives": 4}, {"accumulation_steps": 2}]
+)
+def test_compiles_into_one_graph_once(options: dict[str, Any]) -> None:
+    compilations = 0
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        nonlocal compilations
+        compilations += 1
+        return lookup_backend("aot_eager")(graph, inputs)
+
+    eager, module = filled(**options), filled(**options)
+    compiled = torch.compile(module, fullgraph=True, backend=backend)
+    for seed in range(4):
+        x, y = batch(seed=seed)
+        expected = value_and_gradient(eager, x, y)
+        for one, other in zip(
+            value_and_gradient(compiled, x, y), expected, strict=True
+        ):
+            torch.testing.assert_close(one, other)
+    assert compilations == 1
+    for name, value in eager.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], value)
+
+
+def test_observers_get_no_graph() -> None:
+    for criterion in (filled(), VarConLoss(detach_centroids=False)):
+        seen = []
+        criterion.register_observer(seen.append)
+        x, y = batch()
+        criterion(x.requires_grad_(), y)
+        (observation,) = seen
+        values = [observation.embeddings, *observation.references, *observation.terms]
+        assert not any(isinstance(v, Tensor) and v.requires_grad for v in values)

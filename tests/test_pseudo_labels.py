@@ -96,7 +96,7 @@ def test_order_and_scale_of_the_batch_do_not_matter() -> None:
 def test_the_bank_gets_directions_once_and_keeps_what_it_knows() -> None:
     labels, bank = make()
     known = torch.eye(D, dtype=torch.float64)[0]
-    bank.means[2], bank.seen[2] = known, True
+    bank.means[2], bank.units[2], bank.seen[2] = known, known, True
     labels(embeddings(10), bank)
     before = bank.means.clone()
     assert bank.seen.all()
@@ -113,7 +113,9 @@ def test_classes_of_separate_clusters_are_found() -> None:
     x = torch.eye(D).double()[loss_like] + 0.1 * embeddings(20)
     for _ in range(20):
         found = labels(x, bank, 2)
-        bank(torch.nn.functional.normalize(x), found.own, None, [])
+        moved_by = bank(torch.nn.functional.normalize(x), found.own, None, []).batch
+        assert moved_by is not None
+        bank.move(moved_by)
     pairs = {(int(a), int(b)) for a, b in zip(found.own, loss_like, strict=True)}
     assert len(pairs) == 4  # one class a cluster
 

@@ -32,6 +32,7 @@ class References(NamedTuple):
             ``centroids[targets]``, else None.
         counted: (N,) bool, the samples that have a loss; None means all.
         total: (), number of samples that have a loss, over all ranks.
+        batch: what a bank is to be moved by, once these references were used.
     """
 
     centroids: Tensor
@@ -40,6 +41,7 @@ class References(NamedTuple):
     own: Tensor | None
     counted: Tensor | None
     total: Tensor
+    batch: ClassTable | None = None
 
 
 @dataclass(frozen=True)

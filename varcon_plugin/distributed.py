@@ -6,7 +6,7 @@ Class sums and counts travel between ranks, embeddings do not.
 from __future__ import annotations
 
 import gc
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,9 +14,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 __all__ = [
+    "Agreement",
     "active_group",
     "agree",
     "any_rank",
+    "from_first_rank",
     "gather_equal",
     "gather_labels",
     "leave_group",
@@ -86,20 +88,45 @@ def any_rank(flag: bool, group: ProcessGroup | None) -> bool:
     return bool(told)
 
 
+def from_first_rank(tensor: Tensor, group: ProcessGroup) -> Tensor:
+    """``tensor`` of rank 0 of ``group``. Every rank must call, with the same shape."""
+    device = tensor.device
+    if "cpu:" not in dist.get_backend_config(group):
+        device = _message_device(group)
+    message = tensor.to(device, copy=True)
+    dist.broadcast(message, dist.get_global_rank(group, 0), group=group)
+    return message
+
+
+class Agreement(NamedTuple):
+    """What the ranks know of each other before they compute.
+
+    Attributes:
+        sizes: batch size of every rank.
+        dtype: to compute in: float32, or the most precise of any rank.
+        news: whether any rank said so.
+    """
+
+    sizes: list[int]
+    dtype: torch.dtype
+    news: bool
+
+
 def agree(
-    error: Exception | None, embeddings: Tensor, group: ProcessGroup
-) -> list[int]:
+    error: Exception | None,
+    embeddings: Tensor,
+    group: ProcessGroup,
+    news: bool = False,
+) -> Agreement:
     """Tell all ranks whether this one's arguments are good; raise on all if one is not.
 
     A rank that raised alone would leave the others waiting in their next collective.
 
     Args:
         error: what is wrong with this rank's arguments, or None.
-        embeddings: this rank's, whose shape is sent.
+        embeddings: this rank's, whose shape and dtype are sent.
         group: the ranks to agree with. Every one of them must call.
-
-    Returns:
-        The batch size of every rank.
+        news: something to tell the others.
 
     Raises:
         ValueError or TypeError: ``error``, naming this rank.
@@ -108,8 +135,11 @@ def agree(
     """
     rank, ranks = dist.get_rank(group), dist.get_world_size(group)
     shape = (-1, -1) if error else tuple(embeddings.shape)
-    mine = torch.tensor(shape, dtype=torch.int64, device=_message_device(group))
-    sizes, dims = gather_equal(mine, group).T.tolist()
+    double = not error and embeddings.dtype == torch.float64
+    mine = torch.tensor(
+        (*shape, double, news), dtype=torch.int64, device=_message_device(group)
+    )
+    sizes, dims, doubles, tidings = gather_equal(mine, group).T.tolist()
     if error is not None:
         raise type(error)(f"rank {rank} of {ranks}: {error}")
     failed = [str(r) for r, size in enumerate(sizes) if size < 0]
@@ -123,7 +153,8 @@ def agree(
             f"embeddings must have the same dimension on every rank, got {dims} on "
             f"ranks 0 to {ranks - 1}"
         )
-    return list(sizes)
+    dtype = torch.float64 if any(doubles) else torch.float32
+    return Agreement(list(sizes), dtype, any(tidings))
 
 
 def _message_device(group: ProcessGroup) -> torch.device:

@@ -92,15 +92,23 @@ class _FusedTerms(torch.autograd.Function):
     ) -> VarConTerms:
         inputs = (embeddings, targets, centroids, present, own)
         terms, gradient = _evaluate(*inputs, temperature, epsilon, gradient=True)
-        ctx.save_for_backward(gradient, *inputs)
+        # a bank moves in place before the backward pass, which does not look at it
+        ctx.save_for_backward(gradient, embeddings, targets, present, own)
+        ctx.centroids, ctx.version = centroids, version(centroids)
         ctx.settings = {"temperature": temperature, "epsilon": epsilon}
         ctx.mark_non_differentiable(*terms[1:])
         return terms
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        gradient, embeddings, targets, centroids, present, own = ctx.saved_tensors
+        gradient, embeddings, targets, present, own = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: be differentiable again
+            centroids = ctx.centroids
+            if version(centroids) != ctx.version:
+                raise RuntimeError(
+                    "a second derivative of VarConLoss needs the references of its "
+                    "batch, but MomentumCentroids has moved: put it in eval mode"
+                )
             loss = varcon_terms(
                 embeddings,
                 targets,
@@ -115,6 +123,11 @@ class _FusedTerms(torch.autograd.Function):
         else:
             scaled = grad_loss[:, None] * gradient
         return scaled, None, None, None, None, None, None
+
+
+def version(tensor: Tensor) -> int:
+    """How often ``tensor`` was changed in place; 0 while compiling."""
+    return 0 if torch.compiler.is_compiling() else tensor._version
 
 
 def _evaluate(
@@ -132,7 +145,6 @@ def _evaluate(
         weights = torch.ones_like(centroids[:, 0])
     else:
         weights = present.to(centroids)
-        centroids = centroids.masked_fill((weights == 0)[:, None], 0)
     num_others = weights.sum() - 1
     total = torch.mv(centroids.T, weights)  # (D,), sum of the references of all classes
     weighted = torch.empty_like(embeddings) if gradient else None
@@ -219,7 +231,7 @@ def attend_to_others(
     """Softmax over all classes but the true one, in one pass over the logits.
 
     They are made tile by tile, each worked on while in the cache. ``weights`` (C,) says
-    how often a centroid counts; those that count 0 times are zero vectors. Exponentials
+    how often a centroid counts; one that counts 0 times may be anything. Exponentials
     are to base 2, which torch has vectorised on every CPU. Unless logits of
     +-1 / temperature overflow, no maximum is subtracted, and tiles of different columns
     add up as they are; otherwise a tile holds all columns.
@@ -240,15 +252,17 @@ def attend_to_others(
     memory = embeddings.new_empty(0 if convolve else rows * columns)
     top, norm = embeddings.new_zeros(2, size, 1).unbind()
     repeated = present is not None and present.is_floating_point()
-    values = centroids * weights[:, None] if repeated else centroids
-    blocks = [torch.split(x, columns) for x in (centroids, values, weights)]
+    blocks = [torch.split(x, columns) for x in (centroids, weights)]
     # -inf is added to the logit of the true class, and 0 to one of every other block.
     block, column = (targets // columns)[:, None], (targets % columns)[:, None]
     hide, keep = embeddings.new_full((), -torch.inf), embeddings.new_zeros(())
     for i in range(0, size, rows):
         row = slice(i, i + rows)
         query, at = embeddings[row], column[row]
-        for j, (keys, value, weight) in enumerate(zip(*blocks, strict=True)):
+        for j, (keys, weight) in enumerate(zip(*blocks, strict=True)):
+            if present is not None:
+                keys = keys.masked_fill((weight == 0)[:, None], 0)
+            value = keys * weight[:, None] if repeated else keys
             if convolve:
                 tile = _convolve(query, keys * scale)
             else:

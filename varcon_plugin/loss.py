@@ -26,8 +26,11 @@ TEMPERATURE_RANGE = (1e-18, 1e18)  # its square and inverse square are float32
 class Observation(NamedTuple):
     """What one forward pass compared and found, for `VarConLoss.register_observer`.
 
+    Detached throughout. The references of a bank move after the observers have been
+    called: keep a copy of what is to stay.
+
     Attributes:
-        embeddings: (N, D), this rank's, unit rows, detached.
+        embeddings: (N, D), this rank's, unit rows.
         labels: (N,), int64, as the caller numbers them.
         references: what the embeddings were compared with.
         terms: as `VarConLoss.forward_components` returns them.
@@ -39,6 +42,14 @@ class Observation(NamedTuple):
     references: References
     terms: VarConTerms
     group: ProcessGroup | None
+
+    def detach(self) -> Observation:
+        """The same without a graph."""
+        references = References(*map(detached, self.references[:-1]))
+        terms = VarConTerms(*map(detached, self.terms))
+        return Observation(
+            self.embeddings.detach(), self.labels, references, terms, self.group
+        )
 
 
 class VarConLoss(nn.Module):
@@ -177,13 +188,18 @@ class VarConLoss(nn.Module):
             getattr(self.centroids, "dim", None),
         )
         sizes: list[int] = []
+        dtype = torch.float32
         if group is not None and not torch.compiler.is_compiling():
-            sizes = agree(error, embeddings, group)
+            bank = self.centroids
+            restored = isinstance(bank, nn.Module) and bank.restored
+            sizes, dtype, restored = agree(error, embeddings, group, restored)
+            if isinstance(bank, nn.Module) and restored:
+                bank.to(embeddings.device).take_from_first_rank(group)
         elif error is not None:
             raise error
 
         with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = torch.promote_types(embeddings.dtype, torch.float32)
+            dtype = torch.promote_types(embeddings.dtype, dtype)
             unit = normalize(embeddings.to(dtype))
             labels = labels.to(embeddings.device, torch.int64)
             references = self.centroids(unit, labels, group, sizes)
@@ -197,8 +213,12 @@ class VarConLoss(nn.Module):
                 own=references.own,
             )
             terms = self._reduce(terms, references, world_size(group))
-            for observer in tuple(self._observers.values()):
-                observer(Observation(unit.detach(), labels, references, terms, group))
+            if self._observers:
+                seen = Observation(unit, labels, references, terms, group).detach()
+                for observer in tuple(self._observers.values()):
+                    observer(seen)
+            if isinstance(self.centroids, nn.Module) and references.batch is not None:
+                self.centroids.move(references.batch)
             return terms
 
     def _reduce(
@@ -249,6 +269,11 @@ class VarConLoss(nn.Module):
             f"centroids={self.centroids}, reduction={self.reduction!r}, "
             f"gather_distributed={self.gather_distributed}"
         )
+
+
+def detached(value: Tensor | None) -> Any:
+    """``value`` without a graph; None for None."""
+    return None if value is None else value.detach()
 
 
 def argument_error(

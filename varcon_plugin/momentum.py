@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from varcon_plugin.centroids import ClassTable, References, class_table
+from varcon_plugin.distributed import from_first_rank
 from varcon_plugin.functional import normalize
 
 __all__ = ["MomentumCentroids"]
 
-SEED_STRIDE = 1_000_000_007  # keeps the steps of neighbouring seeds apart
+WORD = 2**32
+SAVED = ("means", "counts", "seen", "pending_sums", "pending_counts")
+HALF = (torch.float16, torch.bfloat16)
 
 
 class MomentumCentroids(nn.Module):
@@ -33,10 +36,17 @@ class MomentumCentroids(nn.Module):
     reference of a class that does not occur stays where it is, while the encoder moves
     on: the rarer the class and the longer the epoch, the staler it is.
 
-    In evaluation mode nothing moves; samples of classes never seen then have loss 0 and
-    are not counted. Across ranks every rank applies the same update, so the banks stay
-    equal to the last bit. Kept in float32 or better, also where the module around it is
-    cast to half precision.
+    It moves once in each forward pass of the loss in training mode with gradients
+    enabled, and at no other time: not in evaluation mode and not under `torch.no_grad`,
+    where samples of classes never seen have loss 0 and are not counted. In a part that
+    activation checkpointing recomputes it is an error. A batch with an embedding that
+    is not finite has loss NaN and moves nothing.
+
+    Across ranks every rank applies the same update, so the banks stay equal to the last
+    bit; the first batch after a start or a checkpoint begins with the bank of rank 0.
+    It is in ``state_dict`` and follows ``to``, but not among the buffers, which DDP
+    would broadcast at every step and averaged models would average. Kept in float32 or
+    better, also where the module around it is cast to half precision.
 
     Args:
         num_classes: C; labels are in [0, C).
@@ -49,21 +59,27 @@ class MomentumCentroids(nn.Module):
             are then unbiased estimates, equal on all ranks; the loss is a concave
             function of the denominator and on average slightly too small.
         accumulation_steps: apply the update once in so many batches, as gradient
-            accumulation over them needs to equal one larger batch.
+            accumulation over them needs to equal one larger batch. A checkpoint of
+            another number is loaded: what waited in it goes on waiting, or is applied.
         seed: of the draws of ``num_negatives``.
 
     Attributes:
-        means: (C, D), the moving averages; the references are their directions.
+        means: (C, D), the moving averages.
+        units: (C, D), their directions, which are the references.
         counts: (C,), embeddings of each class that have moved its reference.
         seen: (C,) bool, the classes that have a reference.
+        steps: (), training batches so far; on the CPU.
+        restored: whether the ranks have yet to take over the bank of rank 0.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
     means: Tensor
+    units: Tensor
     counts: Tensor
     seen: Tensor
+    steps: Tensor
     pending_sums: Tensor
     pending_counts: Tensor
 
@@ -94,13 +110,21 @@ class MomentumCentroids(nn.Module):
         self.num_negatives = num_negatives
         self.accumulation_steps = accumulation_steps
         self.seed = seed
-        self._steps = 0  # training batches so far; lies in the extra state
-        self.register_buffer("means", torch.zeros(num_classes, dim))
-        self.register_buffer("counts", torch.zeros(num_classes, dtype=torch.int64))
-        self.register_buffer("seen", torch.zeros(num_classes, dtype=torch.bool))
-        waiting = num_classes if accumulation_steps > 1 else 0
-        self.register_buffer("pending_sums", torch.zeros(waiting, dim))
-        self.register_buffer("pending_counts", torch.zeros(waiting, dtype=torch.int64))
+        self.means = torch.zeros(num_classes, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Forget every class, as before the first batch."""
+        rows, dim, like = self.num_classes, self.dim, self.means
+        waiting = rows if self.accumulation_steps > 1 else 0
+        self.means = like.new_zeros(rows, dim)
+        self.units = like.new_zeros(rows, dim)
+        self.counts = like.new_zeros(rows, dtype=torch.int64)
+        self.seen = like.new_zeros(rows, dtype=torch.bool)
+        self.pending_sums = like.new_zeros(waiting, dim)
+        self.pending_counts = like.new_zeros(waiting, dtype=torch.int64)
+        self.steps = torch.zeros((), dtype=torch.int64, device="cpu")
+        self.restored = True
 
     def forward(
         self,
@@ -111,100 +135,179 @@ class MomentumCentroids(nn.Module):
     ) -> References:
         """References for ``embeddings`` (N, D), unit rows, and ``labels`` (N,).
 
-        In training mode the bank moves, which the references returned do not see.
+        They are views of the bank: what is to outlive the next `move` needs a copy.
         ``group`` and ``sizes`` as for `BatchCentroids`, with the same collectives.
+
+        Raises:
+            RuntimeError: the call is recomputed in the backward pass.
+        """
+        moving = self.training and torch.is_grad_enabled()
+        if moving and in_backward_pass():
+            raise RuntimeError(
+                "MomentumCentroids was called again in the backward pass, after it "
+                "had moved: take the loss out of activation checkpointing, its own "
+                "memory is that of the embeddings"
+            )
+        with torch.no_grad():
+            if self.means.device != embeddings.device:
+                self.to(embeddings.device)
+            table = class_table(embeddings, labels, self.num_classes, group, sizes)
+            finite = table.sums.isfinite().all()
+            if moving:
+                self._enter(table, finite)
+            references = self._references(table, labels, embeddings.dtype, finite)
+            return references._replace(batch=table if moving else None)
+
+    def move(self, batch: ClassTable) -> None:
+        """Apply the update with a batch that `forward` gave back, once it was used.
+
+        With ``accumulation_steps`` it is put off to the last batch of an accumulation.
+        A batch with a value that is not finite changes nothing, on any rank.
         """
         with torch.no_grad():
-            table = class_table(embeddings, labels, self.num_classes, group, sizes)
-            if self.training:
-                self._enter(table)
-            references = self._references(table, labels, embeddings.dtype)
-            if self.training:
-                self._steps += 1
-                self._move(table)
-            return references
+            self.steps.add_(1)
+            finite = batch.sums.isfinite().all()
+            if self.accumulation_steps == 1:
+                self._move(batch, finite)
+                return
+            sums = torch.where(finite, batch.sums, 0).to(self.pending_sums)
+            counts = torch.where(finite, batch.counts, 0).long()
+            self.pending_sums.index_add_(0, batch.classes, sums)
+            self.pending_counts.index_add_(0, batch.classes, counts)
+            last = self.steps % self.accumulation_steps == 0
+            if torch.compiler.is_compiling() or bool(last):  # on the host: no waiting
+                waiting = self.pending_sums, self.pending_counts
+                self._apply_table(*waiting, last.to(finite.device))
 
-    def _enter(self, table: ClassTable) -> None:
+    def _apply_table(self, sums: Tensor, counts: Tensor, condition: Tensor) -> None:
+        """Move with ``sums`` (C, D) and ``counts`` (C,) and empty them."""
+        every = torch.arange(self.num_classes, device=sums.device)
+        self._move(ClassTable(sums, counts, every, every, exact=False), condition)
+        sums.masked_fill_(condition, 0)
+        counts.masked_fill_(condition, 0)
+
+    def _enter(self, table: ClassTable, finite: Tensor) -> None:
         """Give the classes of the batch that have no reference their batch mean."""
-        new = (table.counts > 0) & ~self.seen.index_select(0, table.classes)
-        means = table.means * new[:, None]
-        self.means.index_add_(0, table.classes, means.to(self.means))
-        self.seen.index_fill_(0, occurring(table), True)
+        old = self.means.index_select(0, table.classes)
+        new = (table.counts > 0) & ~self.seen.index_select(0, table.classes) & finite
+        self._write(table, torch.where(new[:, None], table.means.to(old), old))
+        rows = occurring(table)
+        self.seen.index_copy_(0, rows, self.seen.index_select(0, rows) | finite)
 
     def _references(
-        self, table: ClassTable, labels: Tensor, dtype: torch.dtype
+        self, table: ClassTable, labels: Tensor, dtype: torch.dtype, finite: Tensor
     ) -> References:
         negatives = self.num_negatives
         if negatives is None or negatives >= self.num_classes:
-            means, present, targets = self.means, self.seen.clone(), labels
+            units, present, targets = self.units, self.seen.clone(), labels
         else:
             drawn = self._draw(negatives)
-            means = self.means.index_select(0, torch.cat((table.classes, drawn)))
+            units = self.units.index_select(0, torch.cat((table.classes, drawn)))
             others = self.seen.index_select(0, drawn)
             others &= ~torch.isin(drawn, occurring(table))
             multiplicity = others.to(dtype) * (self.num_classes / negatives)
             present = torch.cat(((table.counts > 0).to(dtype), multiplicity))
             targets = table.targets
         known = self.seen.index_select(0, table.classes)
+        total = (table.counts * known).sum()
         return References(
-            centroids=normalize(means.to(dtype)),
+            centroids=units.to(dtype),
             targets=targets,
             present=present,
             own=None,
-            counted=self.seen.index_select(0, labels),
-            total=(table.counts * known).sum(),
+            counted=self.seen.index_select(0, labels) | ~finite,
+            total=torch.where(finite, total, torch.nan),
         )
 
     def _draw(self, number: int) -> Tensor:
-        """Uniform draws from all classes, the same on every rank."""
-        device = self.means.device
-        generator = torch.Generator(device)
-        generator.manual_seed(self.seed * SEED_STRIDE + self._steps)
-        return torch.randint(
-            self.num_classes, (number,), generator=generator, device=device
-        )
+        """Uniform draws from all classes, the same on every rank and device."""
+        key = mix(mix(self.steps + self.seed % WORD) + self.seed // WORD % WORD)
+        index = mix(torch.arange(2 * number, device=self.means.device))
+        high, low = mix(index ^ key).view(2, number)
+        drawn: Tensor = ((high << 31) + (low >> 1)) % self.num_classes
+        return drawn
 
-    def _move(self, table: ClassTable) -> None:
-        """Apply the update, or put it off to the last batch of an accumulation."""
-        if self.accumulation_steps > 1:
-            sums = table.sums.to(self.pending_sums)
-            self.pending_sums.index_add_(0, table.classes, sums)
-            self.pending_counts.index_add_(0, table.classes, table.counts.long())
-            if self._steps % self.accumulation_steps:
-                return
-            table = ClassTable(
-                self.pending_sums,
-                self.pending_counts,
-                torch.arange(self.num_classes, device=self.means.device),
-                table.targets,
-                exact=False,
-            )
+    def _move(self, table: ClassTable, condition: Tensor) -> None:
+        """Apply the update with ``table`` where ``condition`` (0-dim) holds."""
         old = self.means.index_select(0, table.classes)
+        counts = torch.where(condition, table.counts, 0)
         first = self.counts.index_select(0, table.classes) == 0
-        share = 1 - self.momentum ** table.counts.to(old)
-        share = share.masked_fill(first & (table.counts > 0), 1)
-        change = share[:, None] * (table.means.to(old) - old)
-        self.means.index_add_(0, table.classes, change)
-        self.counts.index_add_(0, table.classes, table.counts.long())
-        self.pending_sums.zero_()
-        self.pending_counts.zero_()
+        share = 1 - self.momentum ** counts.to(old)
+        share = share.masked_fill(first & (counts > 0), 1)[:, None]
+        moved = torch.lerp(old, table.means.to(old), share)
+        self._write(table, torch.where(share > 0, moved, old))
+        self.counts.index_add_(0, table.classes, counts.long())
+
+    def _write(self, table: ClassTable, means: Tensor) -> None:
+        """Set the rows of the classes of the batch to ``means`` (R, D)."""
+        rows = occurring(table)
+        means = means.index_select(0, used_rows(table))
+        self.means.index_copy_(0, rows, means)
+        self.units.index_copy_(0, rows, normalize(means))
+
+    def take_from_first_rank(self, group: ProcessGroup) -> None:
+        """Start from the bank of rank 0 of ``group``, whatever the others loaded."""
+        for name in (*SAVED, "steps"):
+            mine: Tensor = getattr(self, name)
+            mine.copy_(from_first_rank(mine, group))
+        self.units = normalize(self.means)
+        self.restored = False
 
     def get_extra_state(self) -> Tensor:
         """The number of training batches so far."""
-        return torch.tensor(self._steps)
+        return self.steps.clone()
 
     def set_extra_state(self, state: Tensor) -> None:
         """Go on from there."""
-        self._steps = int(state)
+        self.steps.fill_(int(state))
+
+    def _save_to_state_dict(
+        self, destination: Any, prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + name: getattr(self, name) for name in SAVED})
+
+    def _load_from_state_dict(
+        self, state_dict: Mapping[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        """As for buffers; what waits is applied if it has no room to wait here."""
+        _, strict, missing, _, errors = rest
+        ours = {prefix + name: name for name in SAVED}
+        others = {key: x for key, x in state_dict.items() if key not in ours}
+        super()._load_from_state_dict(others, prefix, *rest)
+        waiting: list[Tensor] = []
+        for key, name in ours.items():
+            mine: Tensor = getattr(self, name)
+            value = state_dict.get(key)
+            if value is None:
+                missing += [key] if strict else []
+            elif value.shape == mine.shape:
+                mine.copy_(value)
+            elif name.startswith("pending") and min(len(value), len(mine)) == 0:
+                mine.zero_()
+                waiting += [value.to(mine, copy=True)] if len(value) else []
+            else:
+                errors.append(
+                    f"size mismatch for {key}: {tuple(value.shape)} in the checkpoint, "
+                    f"{tuple(mine.shape)} in this bank"
+                )
+        if len(waiting) == 2:
+            self._apply_table(waiting[0], waiting[1], self.seen.new_ones(()))
+        self.units = normalize(self.means)
+        self.restored = True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow a change of device or dtype, but not below float32."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name in ("means", "pending_sums"):
-            buffer: Tensor = getattr(self, name)
-            setattr(
-                self, name, buffer.to(torch.promote_types(buffer.dtype, torch.float))
-            )
+        blank = self.means.is_meta
+        for name in (*SAVED, "units"):
+            old: Tensor = getattr(self, name)
+            new = fn(old)
+            if new.dtype in HALF:
+                new = old.to(new.device, torch.float)
+            setattr(self, name, new)
+        if blank and not self.means.is_meta:
+            self.reset_parameters()
         return self
 
     def extra_repr(self) -> str:
@@ -221,6 +324,27 @@ def occurring(table: ClassTable) -> Tensor:
 
     In O(R), whatever the number of classes, and without synchronising with the host.
     """
+    return table.classes.index_select(0, used_rows(table))
+
+
+def used_rows(table: ClassTable) -> Tensor:
+    """(R,), the number of each row; for rows not in use, that of one in use."""
     used = table.counts > 0
     first = used.to(torch.uint8).argmax(dim=0, keepdim=True)
-    return torch.where(used, table.classes, table.classes.index_select(0, first))
+    return torch.where(used, torch.arange(len(used), device=used.device), first)
+
+
+def mix(words: Tensor) -> Tensor:
+    """A hash of 32 bits, in [0, 2^32), of each of ``words`` (int64); exact anywhere.
+
+    Three shifts and two products, with constants that Hash Prospector found (Wellons).
+    """
+    x = words & (WORD - 1)
+    x = (x ^ (x >> 16)) * 0x21F0AAAD & (WORD - 1)
+    x = (x ^ (x >> 15)) * 0x735A2D97 & (WORD - 1)
+    return x ^ (x >> 15)
+
+
+def in_backward_pass() -> bool:
+    """Whether autograd is calling, as it does to recompute a checkpointed part."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

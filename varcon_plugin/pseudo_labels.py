@@ -154,7 +154,7 @@ class PseudoLabels(nn.Module):
         error = self._argument_error(embeddings, bank, views)
         sizes = [len(embeddings)]
         if group is not None:
-            sizes = agree(error, embeddings, group)
+            sizes = agree(error, embeddings, group).sizes
         elif error is not None:
             raise error
         self.check_batch(sum(sizes))
@@ -281,7 +281,7 @@ def by_image(rows: Tensor, views: int) -> Tensor:
 
 def bank_logits(unit: Tensor, bank: MomentumCentroids) -> Tensor:
     """Cosines (N, C) of unit rows (N, D) with the references of ``bank``."""
-    return unit @ normalize(bank.means.to(unit)).T
+    return unit @ bank.units.to(unit).T
 
 
 def scatter(bank: MomentumCentroids) -> None:
@@ -294,4 +294,5 @@ def scatter(bank: MomentumCentroids) -> None:
     directions = normalize(torch.randn(bank.means.shape, generator=generator))
     unseen = ~bank.seen[:, None]
     bank.means.copy_(torch.where(unseen, directions.to(bank.means), bank.means))
+    bank.units.copy_(normalize(bank.means))
     bank.seen.fill_(True)

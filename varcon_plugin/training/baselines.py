@@ -66,9 +66,9 @@ class MetricLearningLoss(nn.Module):
         Raises:
             TypeError, ValueError or RuntimeError: as `varcon_plugin.VarConLoss`.
         """
-        group, sizes = checked_group(embeddings, labels)
+        group, sizes, dtype = checked_group(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            vectors = embeddings.to(torch.promote_types(embeddings.dtype, torch.float))
+            vectors = embeddings.to(torch.promote_types(embeddings.dtype, dtype))
             labels = labels.to(embeddings.device, torch.int64)
             if group is not None:
                 labels, mine = gather_labels(labels, sizes, group)
@@ -115,10 +115,11 @@ class PrototypeLoss(nn.Module):
         Raises:
             TypeError, ValueError or RuntimeError: as `varcon_plugin.VarConLoss`.
         """
-        group, sizes = checked_group(embeddings, labels, self.num_classes)
+        group, sizes, dtype = checked_group(embeddings, labels, self.num_classes)
         with torch.autocast(embeddings.device.type, enabled=False):
-            dtype = torch.promote_types(embeddings.dtype, torch.float32)
-            unit = normalize(embeddings.to(dtype))
+            unit = normalize(
+                embeddings.to(torch.promote_types(embeddings.dtype, dtype))
+            )
             labels = labels.to(embeddings.device, torch.int64)
             references = self.centroids(unit, labels, group, sizes)
             logits = unit @ references.centroids.T / self.temperature  # Eq. 8
@@ -134,15 +135,16 @@ class PrototypeLoss(nn.Module):
 
 def checked_group(
     embeddings: Tensor, labels: Tensor, num_classes: int | None = None
-) -> tuple[ProcessGroup | None, list[int]]:
-    """The ranks to compute with and their batch sizes, once all have good arguments."""
+) -> tuple[ProcessGroup | None, list[int], torch.dtype]:
+    """The ranks, their batch sizes and dtype, once all have good arguments."""
     group = active_group()
     error = argument_error(embeddings, labels, num_classes)
     if group is not None:
-        return group, agree(error, embeddings, group)
+        sizes, dtype, _ = agree(error, embeddings, group)
+        return group, sizes, dtype
     if error is not None:
         raise error
-    return None, []
+    return None, [], torch.float32
 
 
 def find_loss(name: str) -> type[nn.Module]:

@@ -42,9 +42,11 @@ def measure(
     torch.empty(31 * 2**20, dtype=torch.uint8)
     torch.manual_seed(0)
     bank = MomentumCentroids(classes, dim, num_negatives=negatives)
-    bank.means.normal_()
-    bank.seen.fill_(True)
-    bank.counts.fill_(1)
+    state = bank.state_dict()
+    state["means"].normal_()
+    state["seen"].fill_(True)
+    state["counts"].fill_(1)
+    bank.load_state_dict(state)
     criterion = VarConLoss(centroids=bank).to(device)
     x = torch.randn(samples, dim, device=device).requires_grad_()
     labels = torch.randint(classes, (samples,)).to(device)
@@ -69,7 +71,7 @@ def measure(
         "device": device,
         "ms": ms,
         "extra_mb": extra / 2**20,
-        "bank_mb": sum(b.nbytes for b in bank.buffers()) / 2**20,
+        "bank_mb": sum(x.nbytes for x in (*state.values(), bank.units)) / 2**20,
     }
 
 
