@@ -24,6 +24,7 @@ COMMANDS = {  # module below this package, and what it does
     "imagenet100": ("imagenet100", "make ImageNet-100 of ImageNet-1K"),
     "quickstart": ("quickstart", "train on handwritten digits and judge the result"),
     "benchmark": ("benchmark", "measure speed and memory, side by side"),
+    "chaos": ("chaos", "attack the promises of docs/reliability.md"),
     "doctor": ("doctor", "versions, devices, what is fast and what is missing"),
 }
 

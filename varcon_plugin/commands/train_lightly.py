@@ -29,6 +29,7 @@ from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.evaluation.linear import linear_probe
 from varcon_plugin.lightly import VarCon, VarConDiagnosticsCallback
+from varcon_plugin.lightly.checkpoint_io import DataCheckpointIO
 from varcon_plugin.lightly.data import Datasets, create_datasets
 from varcon_plugin.lightly.evaluation import dataset_features
 
@@ -143,7 +144,7 @@ def check_output_dir(last: Path, resume: bool) -> None:
 
 def steps_done(checkpoint: Path) -> int:
     """Optimiser steps until Lightning wrote ``checkpoint``."""
-    steps: int = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]
+    steps: int = DataCheckpointIO().load_checkpoint(checkpoint, "cpu")["global_step"]
     return steps
 
 
@@ -191,6 +192,7 @@ def create_trainer(args: argparse.Namespace) -> Trainer:
         sync_batchnorm=args.accelerator != "cpu" and torch.cuda.is_available(),
         logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard")],
         callbacks=callbacks,
+        plugins=[DataCheckpointIO()],
     )
 
 

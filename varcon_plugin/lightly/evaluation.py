@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms.utils import IMAGENET_NORMALIZE
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms as T
 
-from varcon_plugin.checkpoints.weights import fill, read_weights
+from varcon_plugin.checkpoints.reading import named_weights, read_checkpoint
+from varcon_plugin.checkpoints.weights import fill
 from varcon_plugin.evaluation.features import extract_features
 from varcon_plugin.evaluation.images import Encoder
 from varcon_plugin.evaluation.sources import ImageTransform, NormalizedEncoder
@@ -39,8 +39,8 @@ def load_encoder(checkpoint: Path, image_size: int | None = None) -> Encoder:
         FileNotFoundError: there is no such file.
         ValueError: it is no checkpoint of `VarCon`, or does not fill the backbone.
     """
-    weights = read_weights(checkpoint)
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = read_checkpoint(checkpoint, "cpu")
+    weights = named_weights(content, checkpoint)
     settings: dict[str, Any] = content.get("hyper_parameters", {})
     missing = [name for name in SETTINGS if name not in settings]
     if missing:
@@ -50,7 +50,8 @@ def load_encoder(checkpoint: Path, image_size: int | None = None) -> Encoder:
         )
     size = image_size or settings["image_size"]
     name = settings["backbone"]
-    kwargs = {**(settings["backbone_kwargs"] or {}), "pretrained": False}
+    named_by_file = settings["backbone_kwargs"] or {}  # must not bring other files
+    kwargs = {**named_by_file, "pretrained": False, "checkpoint_path": ""}
     backbone = create_backbone(name, settings["stem"], size, **kwargs)
     fill(backbone, weights, str(checkpoint))
     width = feature_dim(backbone)

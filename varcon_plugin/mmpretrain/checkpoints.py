@@ -69,8 +69,9 @@ class _Torch(ModuleType):
 def _load(file: File, map_location: Any = None, **_: Any) -> Any:
     """`read_checkpoint` with the log buffers that mmengine expects.
 
-    Texts that mmengine would act on are left out: it executes ``meta.config`` as
-    Python, and deletes the file or folder that ``best_ckpt`` names.
+    mmengine acts on two texts: it executes ``meta.config`` as Python, which is left
+    out, and deletes the file or folder that ``best_ckpt`` names once there is a better
+    one, so that has to be a best checkpoint in the folder of ``file``.
     """
     content = read_checkpoint(file, map_location)
     meta, hub = (_part(content, name) for name in ("meta", "message_hub"))
@@ -81,8 +82,9 @@ def _load(file: File, map_location: Any = None, **_: Any) -> Any:
             scalars[name] = HistoryBuffer(*value)
     info = _part(hub, "runtime_info")
     for name in [name for name in info if str(name).startswith("best_ckpt")]:
-        if not _is_best_of_run(info[name], file):
-            del info[name]
+        best = _beside(file, info.pop(name))
+        if best is not None:
+            info[name] = best
     return content
 
 
@@ -92,13 +94,15 @@ def _part(content: Any, name: str) -> dict[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _is_best_of_run(path: Any, file: File) -> bool:
-    """Whether ``path`` is that of a best checkpoint beside the one that names it."""
+def _beside(file: File, path: Any) -> str | None:
+    """Where the best checkpoint of ``path`` is: in the folder of the one that says so.
+
+    None if it is none.
+    """
     if not isinstance(path, str) or not isinstance(file, str | Path):
-        return False
-    best = Path(path)
-    beside = best.parent.resolve() == Path(file).parent.resolve()
-    return beside and best.name.startswith("best_")
+        return None
+    name = Path(path).name
+    return str(Path(file).parent / name) if name.startswith("best_") else None
 
 
 def _load_url(
