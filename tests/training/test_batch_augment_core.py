@@ -10,11 +10,17 @@ import torch
 from scipy import stats
 from torchvision.transforms import ColorJitter
 
-from varcon_plugin.training import BatchAugment
+from varcon_plugin.training import BatchAugment, color
 from varcon_plugin.training import batch_augment as batch_module
 from varcon_plugin.training.batch_augment import apply_augment
 
 MANY = 20_000
+ADJUSTMENTS = (
+    color.adjust_brightness,
+    color.adjust_contrast,
+    color.adjust_saturation,
+    color.adjust_hue,
+)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +92,7 @@ def test_the_order_of_the_jitter_is_followed():
     for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 0, 2]):
         expected = images.float()
         for which in order:
-            adjust = batch_module.ADJUSTMENTS[which]
+            adjust = ADJUSTMENTS[which]
             expected = adjust(expected, drawn.factors[:, which])
         ours = apply_augment(images, drawn._replace(order=torch.tensor([order])))
         torch.testing.assert_close(ours, expected)

@@ -1,6 +1,8 @@
 """Per-sample colour and blur operations on a batch, as pure functions.
 
 Images are (N, 3, H, W), RGB, floating, in [0, 255]; a factor is (N,), one a sample.
+`adjust_brightness`, `adjust_contrast`, `adjust_saturation` and `grayscale` say what
+`varcon_plugin.training.augment_plan` does as one product for all images.
 Results stay in float, where Pillow truncates to 8 bits after each operation.
 """
 
@@ -21,13 +23,19 @@ __all__ = [
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision
 BLUR_PASSES = 3  # Pillow's ImageFilter.GaussianBlur
+MAX_MATRIX_ON_CPU = 64  # pixels a side, on one core with AMX
 
 
 def grayscale(images: Tensor) -> Tensor:
     """The luma of RGB images, (N, 1, H, W)."""
-    red, green, blue = images.unbind(dim=1)
-    luma = (red * LUMA[0]).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
-    return luma.unsqueeze(1)
+    return luma(images)
+
+
+def luma(colours: Tensor) -> Tensor:
+    """Of R, G, B along dimension 1, which stays: (N, 1, ...)."""
+    red, green, blue = torch.split(colours, 1, dim=1)
+    found: Tensor = red * LUMA[0]
+    return found.add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
 
 
 def adjust_brightness(images: Tensor, factor: Tensor) -> Tensor:
@@ -49,30 +57,25 @@ def adjust_hue(images: Tensor, factor: Tensor) -> Tensor:
     """Rotate the hue in HSV by ``factor`` turns, in [-0.5, 0.5].
 
     Value and chroma do not change, so each channel is ``low + chroma * share`` with a
-    share in [0, 1] that the rotated hue alone decides.
+    share that falls from 1 to 0 between one and two sixths of a turn from the channel's
+    own hue.
     """
     red, green, blue = images.unbind(dim=1)
-    value, low = images.amax(dim=1), images.amin(dim=1)
-    chroma = value - low
-    is_red = value == red
-    is_green = (value == green) & ~is_red
-    is_blue = ~(is_red | is_green)
-    sixths = (green - blue) * is_red  # the hue in sixths of a turn; products, for
-    sixths += (blue - red) * is_green  # torch.where costs several times as much
-    sixths += (red - green) * is_blue
-    sixths /= chroma.clamp(min=torch.finfo(images.dtype).tiny)
-    sixths = sixths.add_(is_green, alpha=2).add_(is_blue, alpha=4)
-    sixths += 6 * _column(factor, images)[:, 0]
-    sixths -= 6 * (sixths / 6).floor_()
-    shares = (
-        (sixths - 3).abs_().sub_(1),
-        2 - (sixths - 2).abs_(),
-        2 - (sixths - 4).abs_(),
-    )
-    rotated = torch.empty_like(images)
-    for channel, share in enumerate(shares):
-        torch.addcmul(low, chroma, share.clamp_(0, 1), out=rotated[:, channel])
-    return rotated
+    high, low = torch.maximum(green, blue), torch.minimum(green, blue)
+    second = (green < blue).to(images.dtype)
+    other = (red < high).to(images.dtype)
+    middle, value = torch.minimum(red, high), torch.maximum(red, high)
+    turns = middle - low
+    torch.minimum(low, middle, out=low)
+    chroma = value.sub_(low).mul_(6)
+    turns /= chroma.clamp(min=torch.finfo(images.dtype).tiny)  # from the nearest third
+    turns.addcmul_(second, (2 * other).sub_(1)).sub_(other, alpha=1 / 3).abs_()
+    thirds = torch.arange(3, device=images.device, dtype=images.dtype) / 3
+    start = factor.to(images)[:, None] - thirds
+    distance = turns[:, None] + start[:, :, None, None]
+    distance.sub_(distance.round()).abs_().clamp_(1 / 6, 1 / 3)
+    low.add_(chroma, alpha=1 / 3)
+    return torch.addcmul(low[:, None], distance, chroma[:, None], value=-1)
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
@@ -82,28 +85,66 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     approximation that Pillow's ``GaussianBlur`` computes. Keep ``sigma`` on the host:
     the size of the filter is read from it.
     """
-    taps = _box_taps(sigma.double()).to(images)[..., None, None, None]
-    for axis in (3, 2):
-        for _ in range(BLUR_PASSES):
-            images = _filter(images, taps, axis)
-    return images
+    return blur_boxes(images, box_sums(sigma).to(images))
 
 
-def _box_taps(sigma: Tensor) -> Tensor:
-    """One box of width sqrt(12 variance + 1) a sample: (N, K) weights of sum 1.
+def box_sums(sigma: Tensor) -> Tensor:
+    """One box of width sqrt(12 variance + 1) a sample: sums of its first weights.
 
     `whole` pixels on each side of the centre count fully, the next ones by `fraction`,
-    chosen so that `BLUR_PASSES` passes have the variance of the Gaussian.
+    chosen so that `BLUR_PASSES` passes have the variance of the Gaussian. (N, K + 1)
+    from 0 to 1, in float32, for K weights.
     """
-    variance = sigma**2 / BLUR_PASSES
+    variance = sigma.double() ** 2 / BLUR_PASSES
     whole = (((12 * variance + 1).sqrt() - 1) / 2).floor()
     fraction = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
     fraction /= 6 * (variance - (whole + 1) ** 2)
-    radius = int(whole.max()) + 1
+    radius = int(whole.max()) + 1 if len(sigma) else 1
     distance = torch.arange(-radius, radius + 1, device=sigma.device).abs()
     whole, fraction = whole[:, None], fraction[:, None]
     taps = (distance <= whole) + fraction * (distance == whole + 1)
-    return taps / taps.sum(dim=1, keepdim=True)
+    sums = taps.cumsum(dim=1) / taps.sum(dim=1, keepdim=True)
+    return F.pad(sums, (1, 0)).float()
+
+
+def blur_boxes(images: Tensor, boxes: Tensor) -> Tensor:
+    """`gaussian_blur` with the filters of `box_sums`, both on one device.
+
+    As a product with the matrix of all passes, borders included, along each axis: one
+    read and one write, where passes take dozens. Large images on a CPU take the passes,
+    which stay in its cache and multiply less.
+    """
+    if images.device.type == "cpu" and max(images.shape[2:]) > MAX_MATRIX_ON_CPU:
+        taps = boxes.diff(dim=1)[..., None, None, None]
+        for axis in (3, 2):
+            for _ in range(BLUR_PASSES):
+                images = _filter(images, taps, axis)
+        return images
+    count, channels, height, width = images.shape
+    across = _blur_matrix(boxes, width)
+    down = across if height == width else _blur_matrix(boxes, height)
+    flat = images.reshape(count, -1, width)
+    half = torch.bmm(flat, across.transpose(1, 2)).view(images.shape)
+    blurred = torch.empty_like(half)
+    for channel in range(channels):
+        torch.bmm(down, half[:, channel], out=blurred[:, channel])
+    return blurred
+
+
+def _blur_matrix(boxes: Tensor, length: int) -> Tensor:
+    """All passes along an axis: (N, length, length), what each output takes of each.
+
+    The first and last pixel stand for all beyond them.
+    """
+    end = boxes.shape[1] - 1
+    at = torch.arange(length, device=boxes.device)
+    before = at - at[:, None] + end // 2  # weights to the left of each input
+    after = (before + 1).clamp(0, end)
+    before = before.clamp(0, end)
+    before[:, 0] = 0
+    after[:, -1] = end
+    once = boxes[:, after] - boxes[:, before]
+    return torch.bmm(torch.bmm(once, once), once)
 
 
 def _filter(images: Tensor, taps: Tensor, axis: int) -> Tensor:

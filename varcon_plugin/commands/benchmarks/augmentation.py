@@ -77,9 +77,9 @@ def stock(augment: BatchAugment) -> tuple[Callable[[str], Any], Views]:
         packed: list[Tensor] = Compose(steps)({"img_path": path})["inputs"]
         return packed
 
-    mean, std = augment.mean, augment.std
-    assert mean is not None
-    assert std is not None
+    assert augment.mean is not None
+    assert augment.std is not None
+    mean, std = (torch.tensor(x)[:, None, None] for x in (augment.mean, augment.std))
 
     def normalise(batch: list[Tensor]) -> list[Tensor]:
         return [(view.flip(1).float() - mean) / std for view in batch]

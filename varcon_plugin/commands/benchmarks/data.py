@@ -189,8 +189,8 @@ def on_device(device: torch.device, batch: int) -> dict[str, Task]:
     normalise = MODELS.build(
         {
             "type": "SelfSupDataPreprocessor",
-            "mean": list(augment.mean.flatten().cpu().numpy()),
-            "std": list(augment.std.flatten().cpu().numpy()),
+            "mean": list(augment.mean),
+            "std": list(augment.std),
             "to_rgb": True,
         }
     ).to(device)
