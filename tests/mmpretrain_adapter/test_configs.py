@@ -48,6 +48,9 @@ def shrink(cfg, image_folder, work_dir):
         cfg[loader].dataset["indices"] = 8
     backbone = cfg.model.backbone
     backbone.update(SMALL.get(backbone.get("model_name"), {}))
+    labels = (cfg.model.head.get("loss") or {}).get("pseudo_labels")
+    if labels is not None:  # no more classes than views
+        labels.num_classes = 4
     cfg.randomness = {"seed": 0}
     cfg.train_cfg = {"by_epoch": True, "max_epochs": 1}
     if cfg.filename.replace(".py", "_linear.py") not in LINEAR:

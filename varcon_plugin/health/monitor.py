@@ -29,6 +29,7 @@ from varcon_plugin.health.measures import (
     uniformity,
 )
 from varcon_plugin.loss import Observation, VarConLoss
+from varcon_plugin.self_supervised import SelfSupervisedVarConLoss
 
 __all__ = ["DiagnosticsMonitor", "StepReport", "find_loss", "measure"]
 
@@ -48,12 +49,15 @@ class StepReport(NamedTuple):
 
 
 def find_loss(model: nn.Module) -> VarConLoss:
-    """The one `VarConLoss` inside ``model``.
+    """The one `VarConLoss` inside ``model``; without labels, that of the images.
 
     Raises:
         ValueError: there is none, or more than one.
     """
     found = [m for m in model.modules() if isinstance(m, VarConLoss)]
+    whole = [m for m in model.modules() if isinstance(m, SelfSupervisedVarConLoss)]
+    if len(whole) == 1:
+        return whole[0].image_loss
     if len(found) != 1:
         raise ValueError(
             f"diagnostics need exactly one VarConLoss in the model, found {len(found)} "

@@ -18,14 +18,25 @@ from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
 from varcon_plugin.mmpretrain.epoch_seed_hook import EpochSeedHook
 from varcon_plugin.mmpretrain.head import VarConHead
 from varcon_plugin.mmpretrain.knn_hook import KNNHook
+from varcon_plugin.mmpretrain.latent_classes_hook import LatentClassesHook
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
+from varcon_plugin.mmpretrain.self_supervised import VarConSSL, VarConSSLHead
 from varcon_plugin.mmpretrain.speed import BFloat16OptimWrapper, CompileHook
 from varcon_plugin.mmpretrain.speedrun import SpeedrunNet
 from varcon_plugin.mmpretrain.two_crops import TwoCrops
 from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.pseudo_labels import PseudoLabels
+from varcon_plugin.self_supervised import SelfSupervisedVarConLoss
 from varcon_plugin.training.baselines import MetricLearningLoss, PrototypeLoss
 
-for module in (VarConLoss, MomentumCentroids, MetricLearningLoss, PrototypeLoss):
+for module in (
+    VarConLoss,
+    MomentumCentroids,
+    SelfSupervisedVarConLoss,
+    PseudoLabels,
+    MetricLearningLoss,
+    PrototypeLoss,
+):
     MODELS.register_module(module=module)
 read_as_data()
 
@@ -40,11 +51,14 @@ __all__ = [
     "EpochSeedHook",
     "KNNHook",
     "LabelCheckHook",
+    "LatentClassesHook",
     "LossHead",
     "MetricLearningLoss",
     "MomentumCentroids",
     "PretrainedCheckHook",
     "PrototypeLoss",
+    "PseudoLabels",
+    "SelfSupervisedVarConLoss",
     "SpeedrunNet",
     "TIMMEncoder",
     "TwoCrops",
@@ -52,4 +66,6 @@ __all__ = [
     "VarConDiagnosticsHook",
     "VarConHead",
     "VarConLoss",
+    "VarConSSL",
+    "VarConSSLHead",
 ]

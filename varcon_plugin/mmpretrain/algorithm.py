@@ -70,16 +70,25 @@ class VarCon(BaseSelfSupervisor):
         """
         views = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         labels = batch_labels(data_samples).repeat(len(views))
+        losses: dict[str, Tensor] = self.head.loss(self.embed(views), labels)
+        return losses
+
+    @property
+    def encoder(self) -> nn.Sequential:
+        """Backbone and neck; what comes last of its output are the embeddings."""
         parts = [self.backbone, self.neck] if self.with_neck else [self.backbone]
-        encoder = nn.Sequential(*parts)
-        embeddings = in_micro_batches(
+        return nn.Sequential(*parts)
+
+    def embed(self, views: list[Tensor]) -> Tensor:
+        """Embeddings (V * B, D) of views (B, C, H, W), all of view 0 first."""
+        encoder = self.encoder
+        embeddings: Tensor = in_micro_batches(
             lambda images: encoder(images)[-1],
             [view.contiguous(memory_format=self.layout) for view in views],
             self.micro_batch_size,
-            parts,
+            [*encoder],
         )
-        losses: dict[str, Tensor] = self.head.loss(embeddings, labels)
-        return losses
+        return embeddings
 
 
 def batch_labels(data_samples: list[DataSample] | None) -> Tensor:
