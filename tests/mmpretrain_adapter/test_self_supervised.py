@@ -11,7 +11,6 @@ from paths import REPO
 
 from varcon_plugin.mmpretrain.launch import prepare
 
-
 SUPERVISED = {
     "model.type": "VarCon",
     "model.head": {"_delete_": True, "type": "VarConHead"},
