@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from varcon_plugin.distributed import gather_labels, sum_across_ranks
+from varcon_plugin.distributed import gather_labels, rank_of, sum_across_ranks
 from varcon_plugin.functional import class_sums, normalize
 
 __all__ = ["BatchCentroids", "References"]
@@ -33,6 +33,9 @@ class References(NamedTuple):
         counted: (N,) bool, the samples that have a loss; None means all.
         total: (), number of samples that have a loss, over all ranks.
         batch: what a bank is to be moved by, once these references were used.
+        spread: where every rank holds other centroids, the samples of all ranks and
+            what the whole bank is to them; else None. ``targets`` is then -1 for a
+            class held elsewhere.
     """
 
     centroids: Tensor
@@ -42,6 +45,36 @@ class References(NamedTuple):
     counted: Tensor | None
     total: Tensor
     batch: ClassTable | None = None
+    spread: GlobalBatch | None = None
+
+
+class GlobalBatch(NamedTuple):
+    """The samples of all ranks, and what a bank spread over the ranks is to them.
+
+    Attributes:
+        embeddings: (M, D), unit rows, in rank order, detached.
+        labels: (M,), their classes.
+        targets: (M,), rows of this rank's centroids; -1 for a class held elsewhere.
+        sizes: samples of each rank.
+        group: the ranks; None for this one alone.
+        sum: (D,), of the references of the whole bank that count.
+        number: (), how many count.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    targets: Tensor
+    sizes: list[int]
+    group: ProcessGroup | None
+    sum: Tensor
+    number: Tensor
+
+    @property
+    def mine(self) -> slice:
+        """Where the samples of this rank are."""
+        rank = rank_of(self.group)
+        start = sum(self.sizes[:rank])
+        return slice(start, start + self.sizes[rank])
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def any_rank(flag: bool, group: ProcessGroup | None) -> bool:
     """Whether ``flag`` is set on any rank of ``group``; every rank must call."""
     if group is None:
         return flag
-    told = torch.tensor(int(flag), device=_message_device(group))
+    told = torch.tensor(int(flag), device=message_device(group))
     dist.all_reduce(told, dist.ReduceOp.MAX, group)
     return bool(told)
 
@@ -92,7 +92,7 @@ def from_first_rank(tensor: Tensor, group: ProcessGroup) -> Tensor:
     """``tensor`` of rank 0 of ``group``. Every rank must call, with the same shape."""
     device = tensor.device
     if "cpu:" not in dist.get_backend_config(group):
-        device = _message_device(group)
+        device = message_device(group)
     message = tensor.to(device, copy=True)
     dist.broadcast(message, dist.get_global_rank(group, 0), group=group)
     return message
@@ -137,7 +137,7 @@ def agree(
     shape = (-1, -1) if error else tuple(embeddings.shape)
     double = not error and embeddings.dtype == torch.float64
     mine = torch.tensor(
-        (*shape, double, news), dtype=torch.int64, device=_message_device(group)
+        (*shape, double, news), dtype=torch.int64, device=message_device(group)
     )
     sizes, dims, doubles, tidings = gather_equal(mine, group).T.tolist()
     if error is not None:
@@ -157,7 +157,7 @@ def agree(
     return Agreement(list(sizes), dtype, any(tidings))
 
 
-def _message_device(group: ProcessGroup) -> torch.device:
+def message_device(group: ProcessGroup) -> torch.device:
     """Where ``group`` takes small messages from: the host if its backend serves it.
 
     A group of NCCL alone does not: reading the message then waits for the device, which

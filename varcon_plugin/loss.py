@@ -17,6 +17,7 @@ from varcon_plugin.distributed import active_group, agree, world_size
 from varcon_plugin.functional import VarConTerms, normalize
 from varcon_plugin.fused import fused_varcon_terms
 from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.sharded import observed_references, sharded_varcon_terms
 
 __all__ = ["Observation", "VarConLoss"]
 
@@ -45,7 +46,7 @@ class Observation(NamedTuple):
 
     def detach(self) -> Observation:
         """The same without a graph."""
-        references = References(*map(detached, self.references[:-1]))
+        references = References(*map(detached, self.references[:6]))
         terms = VarConTerms(*map(detached, self.terms))
         return Observation(
             self.embeddings.detach(), self.labels, references, terms, self.group
@@ -203,18 +204,22 @@ class VarConLoss(nn.Module):
             unit = normalize(embeddings.to(dtype))
             labels = labels.to(embeddings.device, torch.int64)
             references = self.centroids(unit, labels, group, sizes)
-            terms = fused_varcon_terms(
-                unit,
-                references.targets,
-                references.centroids,
-                temperature=self.temperature,
-                epsilon=self.epsilon,
-                present=references.present,
-                own=references.own,
-            )
+            settings = {"temperature": self.temperature, "epsilon": self.epsilon}
+            if references.spread is None:
+                terms = fused_varcon_terms(
+                    unit,
+                    references.targets,
+                    references.centroids,
+                    **settings,
+                    present=references.present,
+                    own=references.own,
+                )
+            else:
+                terms = sharded_varcon_terms(unit, references, **settings)
             terms = self._reduce(terms, references, world_size(group))
             if self._observers:
-                seen = Observation(unit, labels, references, terms, group).detach()
+                shown = observed_references(references)
+                seen = Observation(unit, labels, shown, terms, group).detach()
                 for observer in tuple(self._observers.values()):
                     observer(seen)
             if isinstance(self.centroids, nn.Module) and references.batch is not None:
@@ -247,6 +252,8 @@ class VarConLoss(nn.Module):
             classes = len(references.centroids)
         elif synchronises:
             return
+        elif references.spread is not None:
+            classes = int(references.spread.number.nan_to_num())
         else:
             classes = int(present.sum())
         if classes == 1:

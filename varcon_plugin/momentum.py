@@ -12,6 +12,7 @@ from torch.distributed import ProcessGroup
 from varcon_plugin.centroids import ClassTable, References, class_table
 from varcon_plugin.distributed import from_first_rank
 from varcon_plugin.functional import normalize
+from varcon_plugin.sharded import Shard, gather_batch, shard_table, spread_references
 
 __all__ = ["MomentumCentroids"]
 
@@ -62,9 +63,15 @@ class MomentumCentroids(nn.Module):
             accumulation over them needs to equal one larger batch. A checkpoint of
             another number is loaded: what waited in it goes on waiting, or is applied.
         seed: of the draws of ``num_negatives``.
+        sharded: spread the bank over the ranks of the default process group, which must
+            be there already: each keeps C / W rows and scores the samples of all ranks
+            against them (`varcon_plugin.sharded` says what travels). Loss, gradient and
+            bank are those of the whole bank. ``state_dict`` then holds DTensors, which
+            torch.distributed.checkpoint saves and loads on any number of ranks. Every
+            rank must take part in every step. Alone it is the whole bank.
 
     Attributes:
-        means: (C, D), the moving averages.
+        means: (C, D), the moving averages; this rank's rows if sharded, as all others.
         units: (C, D), their directions, which are the references.
         counts: (C,), embeddings of each class that have moved its reference.
         seen: (C,) bool, the classes that have a reference.
@@ -92,6 +99,7 @@ class MomentumCentroids(nn.Module):
         num_negatives: int | None = None,
         accumulation_steps: int = 1,
         seed: int = 0,
+        sharded: bool = False,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -110,12 +118,14 @@ class MomentumCentroids(nn.Module):
         self.num_negatives = num_negatives
         self.accumulation_steps = accumulation_steps
         self.seed = seed
-        self.means = torch.zeros(num_classes, dim)
+        self.shard = Shard.of(num_classes) if sharded else None
+        rows = num_classes if self.shard is None else self.shard.rows
+        self.means = torch.zeros(rows, dim)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Forget every class, as before the first batch."""
-        rows, dim, like = self.num_classes, self.dim, self.means
+        (rows, dim), like = self.means.shape, self.means
         waiting = rows if self.accumulation_steps > 1 else 0
         self.means = like.new_zeros(rows, dim)
         self.units = like.new_zeros(rows, dim)
@@ -151,12 +161,22 @@ class MomentumCentroids(nn.Module):
         with torch.no_grad():
             if self.means.device != embeddings.device:
                 self.to(embeddings.device)
-            table = class_table(embeddings, labels, self.num_classes, group, sizes)
+            shard, rows = self.shard, labels
+            if shard is not None:
+                shard.check_group(group)
+                sizes = sizes or [len(labels)]
+                embeddings, labels = gather_batch(embeddings, labels, sizes, group)
+                rows = shard.local(labels)
+                table = shard_table(embeddings, rows, shard.rows)
+            else:
+                table = class_table(embeddings, labels, self.num_classes, group, sizes)
             finite = table.sums.isfinite().all()
             if moving:
                 self._enter(table, finite)
-            references = self._references(table, labels, embeddings.dtype, finite)
-            return references._replace(batch=table if moving else None)
+            found = self._references(table, rows, embeddings.dtype, finite)
+            if shard is not None:
+                found = spread_references(found, embeddings, labels, sizes, group)
+            return found._replace(batch=table if moving else None)
 
     def move(self, batch: ClassTable) -> None:
         """Apply the update with a batch that `forward` gave back, once it was used.
@@ -181,7 +201,7 @@ class MomentumCentroids(nn.Module):
 
     def _apply_table(self, sums: Tensor, counts: Tensor, condition: Tensor) -> None:
         """Move with ``sums`` (C, D) and ``counts`` (C,) and empty them."""
-        every = torch.arange(self.num_classes, device=sums.device)
+        every = torch.arange(len(sums), device=sums.device)
         self._move(ClassTable(sums, counts, every, every, exact=False), condition)
         sums.masked_fill_(condition, 0)
         counts.masked_fill_(condition, 0)
@@ -192,22 +212,26 @@ class MomentumCentroids(nn.Module):
         new = (table.counts > 0) & ~self.seen.index_select(0, table.classes) & finite
         self._write(table, torch.where(new[:, None], table.means.to(old), old))
         rows = occurring(table)
-        self.seen.index_copy_(0, rows, self.seen.index_select(0, rows) | finite)
+        entered = (table.counts > 0).index_select(0, used_rows(table)) & finite
+        self.seen.index_copy_(0, rows, self.seen.index_select(0, rows) | entered)
 
     def _references(
-        self, table: ClassTable, labels: Tensor, dtype: torch.dtype, finite: Tensor
+        self, table: ClassTable, rows: Tensor, dtype: torch.dtype, finite: Tensor
     ) -> References:
+        """References by ``rows`` (N,) of the bank, -1 for those held elsewhere."""
         negatives = self.num_negatives
         if negatives is None or negatives >= self.num_classes:
-            units, present, targets = self.units, self.seen.clone(), labels
+            units, present, targets = self.units, self.seen.clone(), rows
         else:
             drawn = self._draw(negatives)
             units = self.units.index_select(0, torch.cat((table.classes, drawn)))
             others = self.seen.index_select(0, drawn)
-            others &= ~torch.isin(drawn, occurring(table))
+            in_batch = torch.where(table.counts > 0, table.classes, -1)
+            others &= ~torch.isin(drawn, in_batch)
             multiplicity = others.to(dtype) * (self.num_classes / negatives)
             present = torch.cat(((table.counts > 0).to(dtype), multiplicity))
             targets = table.targets
+        counted = self.seen.index_select(0, rows.clamp(min=0)) & (rows >= 0)
         known = self.seen.index_select(0, table.classes)
         total = (table.counts * known).sum()
         return References(
@@ -215,16 +239,22 @@ class MomentumCentroids(nn.Module):
             targets=targets,
             present=present,
             own=None,
-            counted=self.seen.index_select(0, labels) | ~finite,
+            counted=counted | ~finite,
             total=torch.where(finite, total, torch.nan),
         )
 
     def _draw(self, number: int) -> Tensor:
-        """Uniform draws from all classes, the same on every rank and device."""
+        """Uniform draws from all classes, the same on every rank and device.
+
+        The rows of those that this rank holds, if the bank is spread over the ranks.
+        """
         key = mix(mix(self.steps + self.seed % WORD) + self.seed // WORD % WORD)
         index = mix(torch.arange(2 * number, device=self.means.device))
         high, low = mix(index ^ key).view(2, number)
         drawn: Tensor = ((high << 31) + (low >> 1)) % self.num_classes
+        if self.shard is not None:
+            drawn = self.shard.local(drawn)
+            drawn = drawn[drawn >= 0]
         return drawn
 
     def _move(self, table: ClassTable, condition: Tensor) -> None:
@@ -246,8 +276,16 @@ class MomentumCentroids(nn.Module):
         self.units.index_copy_(0, rows, normalize(means))
 
     def take_from_first_rank(self, group: ProcessGroup) -> None:
-        """Start from the bank of rank 0 of ``group``, whatever the others loaded."""
-        for name in (*SAVED, "steps"):
+        """Start from the bank of rank 0 of ``group``, whatever the others loaded.
+
+        A bank spread over the ranks has a part on each and is left as it is.
+
+        Raises:
+            ValueError: it is not the same bank on all ranks.
+        """
+        if self.shard is not None:
+            self.shard.check_size(self.dim, group)
+        for name in ("steps",) if self.shard is not None else (*SAVED, "steps"):
             mine: Tensor = getattr(self, name)
             mine.copy_(from_first_rank(mine, group))
         self.units = normalize(self.means)
@@ -265,7 +303,11 @@ class MomentumCentroids(nn.Module):
         self, destination: Any, prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination.update({prefix + name: getattr(self, name) for name in SAVED})
+        for name in SAVED:
+            value: Tensor = getattr(self, name)
+            if self.shard is not None and len(value):
+                value = self.shard.whole(value)
+            destination[prefix + name] = value
 
     def _load_from_state_dict(
         self, state_dict: Mapping[str, Any], prefix: str, *rest: Any
@@ -279,6 +321,10 @@ class MomentumCentroids(nn.Module):
         for key, name in ours.items():
             mine: Tensor = getattr(self, name)
             value = state_dict.get(key)
+            if self.shard is not None and len(mine):
+                mine = mine[: self.shard.used]
+                if value is not None and len(value) == self.num_classes:
+                    value = self.shard.part(value)
             if value is None:
                 missing += [key] if strict else []
             elif value.shape == mine.shape:
@@ -315,7 +361,8 @@ class MomentumCentroids(nn.Module):
         return (
             f"num_classes={self.num_classes}, dim={self.dim}, "
             f"momentum={self.momentum}, num_negatives={self.num_negatives}, "
-            f"accumulation_steps={self.accumulation_steps}"
+            f"accumulation_steps={self.accumulation_steps}, "
+            f"sharded={self.shard is not None}"
         )
 
 
