@@ -9,10 +9,10 @@ _base_ = ["mmpretrain::_base_/default_runtime.py", "varcon_runtime.py"]
 
 model = dict(
     type="VarCon",
-    backbone=dict(type="SpeedrunNet", widths=(64, 256, 256)),
+    backbone=dict(type="SpeedrunNet", widths=(32, 128, 128)),
     neck=dict(
         type="LinearNeck",
-        in_channels=256,
+        in_channels=128,
         out_channels=128,
         norm_cfg=None,
         act_cfg=None,

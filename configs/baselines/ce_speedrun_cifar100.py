@@ -15,7 +15,7 @@ model = dict(
         _delete_=True,
         type="ClassifierHead",
         num_classes=100,
-        in_channels=256,
+        in_channels=128,
         loss=dict(type="CrossEntropyLoss"),
     ),
 )

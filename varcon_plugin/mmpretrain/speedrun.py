@@ -26,7 +26,7 @@ class SpeedrunNet(BaseBackbone):
     """
 
     def __init__(
-        self, widths: Sequence[int] = (64, 256, 256), init_cfg: Any = None
+        self, widths: Sequence[int] = (32, 128, 128), init_cfg: Any = None
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         self.network = speedrun.SpeedrunNet(widths)

@@ -33,7 +33,7 @@ class SpeedrunNet(nn.Module):
 
     basis: Tensor
 
-    def __init__(self, widths: Sequence[int] = (64, 256, 256)) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 128, 128)) -> None:
         super().__init__()
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be one or more numbers >= 1, got {widths}")
