@@ -50,6 +50,7 @@ train_pipeline = [
 train_dataloader = dict(
     batch_size=512,
     num_workers=0,
+    persistent_workers=False,
     drop_last=True,
     pin_memory=False,
     sampler=dict(type="DefaultSampler", shuffle=True),

@@ -98,6 +98,13 @@ def test_config_takes_two_optimiser_steps(name, image_folder, tmp_path, checkpoi
         checkpoints[name] = str(tmp_path / "epoch_1.pth")
 
 
+@pytest.mark.parametrize("name", RECIPES + BASELINES)
+def test_workers_persist_only_where_there_are_some(name):
+    loader = Config.fromfile(REPO / "configs" / name).train_dataloader
+    # mmengine's default is True; torch refuses that without workers
+    assert loader.num_workers > 0 or not loader.get("persistent_workers", True)
+
+
 def test_imagenet_differs_from_simclr_in_the_head_the_batch_split_amp_and_pipeline():
     ours = Config.fromfile(REPO / "configs" / "varcon_r50_imagenet.py")
     simclr = Config.fromfile(REPO / "tests" / "mmpretrain_adapter" / "simclr_r50.py")
