@@ -10,21 +10,9 @@ rest is ours: SGD with warm-up and cosine, a ResNet-18 of quarter width. 8 epoch
 EPYC.
 """
 
-_base_ = "_base_/varcon_r18_quarter.py"
+_base_ = "_base_/varcon_r18_folder.py"
 
-model = dict(
-    neck=dict(type="MoCoV2Neck", in_channels=128, hid_channels=128, out_channels=128),
-    head=dict(
-        type="VarConHead",
-        loss=dict(type="VarConLoss", temperature=0.1, epsilon=0.02),
-    ),
-)
-data_preprocessor = dict(
-    type="SelfSupDataPreprocessor",
-    mean=[127.5] * 3,
-    std=[63.75] * 3,
-    to_rgb=True,
-)
+data_preprocessor = dict(type="SelfSupDataPreprocessor")
 
 view_pipeline = [
     dict(type="RandomResizedCrop", scale=32, crop_ratio_range=(0.2, 1.0)),
@@ -57,12 +45,7 @@ train_pipeline = [
 train_dataloader = dict(
     num_workers=1,
     persistent_workers=True,
-    dataset=dict(
-        type="CustomDataset",
-        data_root="data/images",
-        data_prefix="train",
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(pipeline=train_pipeline),
 )
 
 param_scheduler = [
@@ -71,8 +54,6 @@ param_scheduler = [
 ]
 train_cfg = dict(by_epoch=True, max_epochs=8)
 default_hooks = dict(
-    logger=dict(interval=20),
     checkpoint=dict(interval=8),
     diagnostics=dict(type="VarConDiagnosticsHook", interval=10, histogram_epochs=1),
 )
-auto_scale_lr = dict(base_batch_size=128)

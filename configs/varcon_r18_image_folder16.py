@@ -10,21 +10,11 @@ flip and colour on whole batches, no diagnostics. temperature and epsilon are th
 paper's, the rest is ours.
 """
 
-_base_ = "_base_/varcon_r18_quarter.py"
+_base_ = "_base_/varcon_r18_folder.py"
 
-model = dict(
-    backbone=dict(strides=(2, 2, 2, 1)),
-    neck=dict(type="MoCoV2Neck", in_channels=128, hid_channels=128, out_channels=128),
-    head=dict(
-        type="VarConHead",
-        loss=dict(type="VarConLoss", temperature=0.1, epsilon=0.02),
-    ),
-)
+model = dict(backbone=dict(strides=(2, 2, 2, 1)))
 data_preprocessor = dict(
     type="BatchAugmentDataPreprocessor",
-    mean=[127.5] * 3,
-    std=[63.75] * 3,
-    to_rgb=True,
     jitter_prob=0.0,
     grayscale_prob=0.0,
     blur_prob=0.0,
@@ -37,12 +27,7 @@ train_pipeline = [
 train_dataloader = dict(
     num_workers=0,
     persistent_workers=False,
-    dataset=dict(
-        type="CustomDataset",
-        data_root="data/images",
-        data_prefix="train",
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(pipeline=train_pipeline),
 )
 
 param_scheduler = [
@@ -51,8 +36,6 @@ param_scheduler = [
 ]
 train_cfg = dict(by_epoch=True, max_epochs=10)
 default_hooks = dict(
-    logger=dict(interval=20),
     checkpoint=dict(interval=10),
     epoch_seed=dict(type="EpochSeedHook"),
 )
-auto_scale_lr = dict(base_batch_size=128)
