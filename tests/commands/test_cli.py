@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from paths import REPO
 
+import varcon_plugin
 from varcon_plugin.commands import cli, doctor, places, train
 from varcon_plugin.commands.cli import COMMANDS, main
 
@@ -110,8 +112,23 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install"]
     command = [*pip, "--quiet", "--no-deps", "--target", folder, REPO]
-    subprocess.run(command, check=True, cwd=folder)
+    environment = {**os.environ, "REPOSITORY_URL": "https://example.org/varcon"}
+    subprocess.run(command, check=True, cwd=folder, env=environment)
     return folder
+
+
+def test_the_description_has_links_that_work_on_a_package_index(installed):
+    (metadata,) = installed.glob("varcon_plugin-*.dist-info/METADATA")
+    text = metadata.read_text()
+    links = re.findall(r"\]\(([^)#]+)", text)
+    at_tag = f"https://example.org/varcon/(?:raw|blob)/v{varcon_plugin.__version__}/"
+    ours = [link for link in links if link.startswith("https://example.org")]
+    assert ours
+    for link in links:
+        assert link.startswith("https://"), link
+    for link in ours:
+        assert (REPO / re.sub(f"^{at_tag}", "", link)).exists(), link
+    assert "Project-URL: Repository, https://example.org/varcon" in text
 
 
 def test_the_wheel_trains_a_recipe_by_name_without_a_clone(installed, tmp_path):
