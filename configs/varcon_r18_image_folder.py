@@ -38,7 +38,7 @@ view_pipeline = [
     ),
 ]
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="LoadImage"),
     dict(type="MultiView", num_views=2, transforms=[view_pipeline]),
     dict(type="PackInputs"),
 ]

@@ -16,11 +16,8 @@ model = dict(head=dict(loss=dict(num_classes=100)))
 train_dataloader = dict(
     batch_size=128,
     dataset=dict(
-        _delete_=True,
-        type="CustomDataset",
+        type="ImageFolder",
         data_root="data/imagenet100",
-        data_prefix="train",
-        pipeline={{_base_.train_pipeline}},
     ),
 )
 optim_wrapper = dict(optimizer=dict(lr=1.2))

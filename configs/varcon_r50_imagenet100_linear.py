@@ -13,20 +13,14 @@ data_preprocessor = dict(num_classes=100)
 train_dataloader = dict(
     batch_size=128,
     dataset=dict(
-        _delete_=True,
-        type="CustomDataset",
+        type="ImageFolder",
         data_root="data/imagenet100",
-        data_prefix="train",
-        pipeline={{_base_.train_pipeline}},
     ),
 )
 val_dataloader = dict(
     dataset=dict(
-        _delete_=True,
-        type="CustomDataset",
+        type="ImageFolder",
         data_root="data/imagenet100",
-        data_prefix="val",
-        pipeline={{_base_.test_pipeline}},
     ),
 )
 test_dataloader = val_dataloader

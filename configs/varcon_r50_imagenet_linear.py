@@ -13,5 +13,22 @@ _base_ = [
     "mmpretrain::simclr/benchmarks/resnet50_8xb512-linear-coslr-90e_in1k.py",
     "_base_/varcon_runtime.py",
 ]
+
+# mmpretrain's pipelines, which read files strictly here (docs/data.md)
+train_pipeline = [
+    dict(type="LoadImage"),
+    dict(type="RandomResizedCrop", scale=224, backend="pillow"),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="PackInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImage", max_corrupt=0),
+    dict(type="ResizeEdge", scale=256, edge="short", backend="pillow"),
+    dict(type="CenterCrop", crop_size=224),
+    dict(type="PackInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
 custom_hooks = [dict(type="PretrainedCheckHook")]
 auto_scale_lr = dict(base_batch_size=4096)

@@ -12,6 +12,23 @@ _base_ = [
     "mmpretrain::mocov3/benchmarks/vit-base-p16_8xb128-linear-coslr-90e_in1k.py",
     "_base_/varcon_runtime.py",
 ]
+
+# mmpretrain's pipelines, which read files strictly here (docs/data.md)
+train_pipeline = [
+    dict(type="LoadImage"),
+    dict(type="RandomResizedCrop", scale=224, backend="pillow"),
+    dict(type="RandomFlip", prob=0.5, direction="horizontal"),
+    dict(type="PackInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImage", max_corrupt=0),
+    dict(type="ResizeEdge", scale=256, edge="short", backend="pillow"),
+    dict(type="CenterCrop", crop_size=224),
+    dict(type="PackInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
 custom_hooks = [dict(type="PretrainedCheckHook")]
 
 model = dict(

@@ -55,7 +55,7 @@ train_dataloader = dict(
     pin_memory=False,
     sampler=dict(type="DefaultSampler", shuffle=True),
     collate_fn=dict(type="default_collate"),
-    dataset=dict(type="CustomDataset", data_prefix="train", pipeline=train_pipeline),
+    dataset=dict(type="ImageFolder", pipeline=train_pipeline),
 )
 optim_wrapper = dict(
     type="AmpOptimWrapper",

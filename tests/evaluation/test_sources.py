@@ -43,11 +43,11 @@ def test_a_class_of_training_may_be_missing_in_test(pictures):
 
 
 def test_folder_says_what_is_wrong(pictures):
-    with pytest.raises(ValueError, match="expected image folders"):
+    with pytest.raises(ValueError, match=r"image folder not found: .*/train/train"):
         folder(pictures / "train")
     with pytest.raises(ValueError, match="image folder not found"):
         read_folder(pictures / "nope")
-    with pytest.raises(ValueError, match=r"no images in .*test/cat"):
+    with pytest.raises(ValueError, match=r"no class folders in .*test/cat"):
         read_folder(pictures / "test" / "cat")
     (pictures / "test" / "emu").mkdir()
     with pytest.raises(ValueError, match=r"1 classes that the training .*emu"):
@@ -62,7 +62,7 @@ def test_a_broken_image_is_named(pictures):
     path.write_bytes(path.read_bytes()[:100])
     images = folder(pictures).train
     dataset = ImageDataset(images.items, lambda item: np.asarray(read_rgb(item)))
-    with pytest.raises(ValueError, match=r"cannot read image .*cat/1\.png"):
+    with pytest.raises(ValueError, match=r"image .*cat/1\.png cannot be used"):
         dataset[1]
 
 

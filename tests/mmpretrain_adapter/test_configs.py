@@ -12,7 +12,7 @@ from paths import REPO
 
 from varcon_plugin.mmpretrain.launch import prepare
 
-READERS = ("LoadImageFromFile", "TwoCrops")
+READERS = ("LoadImage", "LoadImageFromFile", "TwoCrops")
 RECIPES = sorted(path.name for path in (REPO / "configs").glob("*.py"))
 BASELINES = sorted(
     f"baselines/{path.name}" for path in (REPO / "configs/baselines").glob("*.py")

@@ -32,6 +32,7 @@ from varcon_plugin.lightly import VarCon, VarConDiagnosticsCallback
 from varcon_plugin.lightly.checkpoint_io import DataCheckpointIO
 from varcon_plugin.lightly.data import Datasets, create_datasets
 from varcon_plugin.lightly.evaluation import dataset_features
+from varcon_plugin.training.damaged import CorruptImageError
 
 QUARTER_WIDTH = {"channels": [16, 32, 64, 128]}
 # data: backbone, its arguments, stem, epochs
@@ -123,7 +124,10 @@ def run(argv: list[str] | None) -> None:
         ckpt_path=last if args.resume else None,
         weights_only=True,
     )
-    results = evaluate(model, datasets, args, trainer.strategy.root_device)
+    try:
+        results = evaluate(model, datasets, args, trainer.strategy.root_device)
+    except CorruptImageError as error:
+        fail(f"trained, but not evaluated: image {error}")
     if results is not None:
         (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
         for name, value in results.items():

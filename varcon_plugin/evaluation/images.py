@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -14,11 +15,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from varcon_plugin.training.damaged import CorruptImageError
+from varcon_plugin.training.decoding import load_image
+from varcon_plugin.training.folders import scan_classes
+
 __all__ = ["Encoder", "ImageDataset", "Images", "Splits", "read_folder", "read_rgb"]
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Item: TypeAlias = Path | Pixels
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".tif", ".tiff"}
 
 
 class Encoder(NamedTuple):
@@ -61,7 +65,8 @@ class Images(NamedTuple):
         for item in self.items:
             if isinstance(item, Path):
                 status = item.stat()
-                digest.update(f"{item} {status.st_size} {status.st_mtime_ns}".encode())
+                about = f" {status.st_size} {status.st_mtime_ns}"
+                digest.update(os.fsencode(item) + about.encode())
             else:
                 digest.update(repr(item.shape).encode() + item.tobytes())
         return digest.hexdigest()
@@ -102,9 +107,10 @@ class ImageDataset(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         try:
             image = self.transform(self.items[index])
-        except OSError as error:
+        except CorruptImageError as error:
             raise ValueError(
-                f"cannot read image {self.items[index]}: {error}"
+                f"image {error}. Nothing is evaluated on a part of the images: mend "
+                "the file, or remove it"
             ) from error
         if self.corrupt is None:
             return image
@@ -113,11 +119,12 @@ class ImageDataset(Dataset[Tensor]):
 
 
 def read_rgb(item: Item) -> Image.Image:
-    """The image of a file or an array."""
-    if not isinstance(item, Path):
-        return Image.fromarray(item)
-    with Image.open(item) as image:
-        return image.convert("RGB")
+    """The image of a file or an array.
+
+    Raises:
+        CorruptImageError: the file cannot be read or decoded.
+    """
+    return load_image(item) if isinstance(item, Path) else Image.fromarray(item)
 
 
 def read_folder(folder: Path, classes: Sequence[str] | None = None) -> Images:
@@ -129,33 +136,9 @@ def read_folder(folder: Path, classes: Sequence[str] | None = None) -> Images:
             folders found.
 
     Raises:
-        ValueError: the folder is missing, holds no images, an empty class, or a class
-            that ``classes`` lacks.
+        ValueError: as `scan_classes`.
     """
-    if not folder.is_dir():
-        raise ValueError(f"image folder not found: {folder}")
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
-    names = tuple(found if classes is None else classes)
-    unknown = sorted(set(found) - set(names))
-    if unknown:
-        raise ValueError(
-            f"{folder} has {len(unknown)} classes that the training split lacks, such "
-            f"as {', '.join(unknown[:5])}"
-        )
-    items: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(names):
-        if name not in found:
-            continue
-        files = sorted(
-            file
-            for file in (folder / name).rglob("*")
-            if file.suffix.lower() in SUFFIXES
-        )
-        if not files:
-            raise ValueError(f"no images in class folder {folder / name}")
-        items += files
-        labels += [label] * len(files)
-    if not items:
-        raise ValueError(f"no images in {folder}: expected {folder}/<class>/<image>")
-    return Images(items, torch.tensor(labels), names)
+    found = scan_classes(folder, classes)
+    return Images(
+        [Path(file) for file in found.files], torch.tensor(found.labels), found.classes
+    )

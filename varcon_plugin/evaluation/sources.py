@@ -21,10 +21,9 @@ from varcon_plugin.evaluation.images import (
     read_rgb,
 )
 from varcon_plugin.training.digits import load_digits_split
+from varcon_plugin.training.folders import split_folder
 
 __all__ = ["ImageTransform", "NormalizedEncoder", "digits", "folder", "timm_encoder"]
-
-TEST = ("test", "val", "validation")
 
 
 class NormalizedEncoder(nn.Module):
@@ -138,13 +137,8 @@ def folder(root: Path) -> Splits:
     Raises:
         ValueError: a split is missing, or as `read_folder`.
     """
-    tests = [root / name for name in TEST if (root / name).is_dir()]
-    if not (root / "train").is_dir() or not tests:
-        raise ValueError(
-            f"expected image folders {root}/train and {root}/test (or val), each with "
-            "one folder for each class"
-        )
-    train = read_folder(root / "train")
-    test = read_folder(tests[0], train.classes)
-    validation = read_folder(tests[1], train.classes) if len(tests) > 1 else None
+    train = read_folder(split_folder(root, "train"))
+    tested, other = (split_folder(root, split) for split in ("test", "val"))
+    test = read_folder(tested, train.classes)
+    validation = None if other == tested else read_folder(other, train.classes)
     return Splits(train, test, validation, root.resolve().name)

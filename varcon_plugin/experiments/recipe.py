@@ -11,6 +11,7 @@ from mmengine.config import Config
 
 from varcon_plugin.evaluation.linear import REGULARISATIONS
 from varcon_plugin.experiments.grid import Cell
+from varcon_plugin.training.folders import class_names, split_folder
 
 __all__ = ["Place", "cell_config", "count_classes"]
 
@@ -125,11 +126,7 @@ def balance(cfg: Config, images: int) -> None:
 
 def count_classes(data: Path) -> int:
     """Number of class folders that ``data`` has for training."""
-    train = data / "train"
-    classes = sum(entry.is_dir() for entry in train.iterdir()) if train.is_dir() else 0
-    if not classes:
-        raise ValueError(f"no class folders in {train}: expected {train}/<class>/*")
-    return classes
+    return len(class_names(split_folder(data, "train")))
 
 
 def stretch(cfg: Config, epochs: int) -> None:

@@ -12,9 +12,12 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import transforms as T
-from torchvision.datasets import CIFAR10, CIFAR100, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100
 
+from varcon_plugin.training.damaged import ReplaceCorrupt
 from varcon_plugin.training.digits import load_digits_split
+from varcon_plugin.training.folders import split_folder
+from varcon_plugin.training.image_folder import ImageFolder
 
 __all__ = [
     "Datasets",
@@ -83,7 +86,8 @@ def create_datasets(
     Args:
         data: ``"digits"`` (scikit-learn's, 32 pixels), ``"cifar10"`` or ``"cifar100"``
             (downloaded by torchvision, 32 pixels), or a folder that holds
-            ``train/CLASS/*`` and ``val/CLASS/*``.
+            ``train/CLASS/*`` and ``val/CLASS/*`` (or ``test``), where damaged images
+            are replaced.
         download_dir: where torchvision looks for CIFAR, or puts it.
         image_size: of the images of a folder.
 
@@ -134,18 +138,19 @@ def _cifar(cls: type[CIFAR10], root: Path, image_size: int = 32) -> Datasets:
 
 
 def _folder(root: Path, image_size: int) -> Datasets:
-    missing = [name for name in ("train", "val") if not (root / name).is_dir()]
-    if missing:
+    try:
+        train_root = str(split_folder(root, "train"))
+        val_root = str(split_folder(root, "val"))
+    except ValueError as error:
         raise ValueError(
             'data must be "digits", "cifar10", "cifar100" or a folder with the '
-            f"subfolders train and val, got {str(root)!r} without "
-            f"{' and '.join(missing)}"
-        )
+            f"subfolders train and val (or test), got {str(root)!r}: {error}"
+        ) from error
     views = SimCLRTransform(input_size=image_size)
     plain = _plain_transform(image_size)
-    train = ImageFolder(str(root / "train"), transform=views)
-    bank = ImageFolder(str(root / "train"), transform=plain)
-    val = ImageFolder(str(root / "val"), transform=plain)
+    train = ImageFolder(train_root, transform=views)
+    bank = ImageFolder(train_root, transform=plain)
+    val = ImageFolder(val_root, transform=plain)
     if train.classes != val.classes:
         differ = sorted(set(train.classes) ^ set(val.classes))
         raise ValueError(
@@ -154,9 +159,9 @@ def _folder(root: Path, image_size: int) -> Datasets:
         )
     with_filenames = LightlyDataset.from_torch_dataset
     return Datasets(
-        with_filenames(train),
-        with_filenames(bank),
-        with_filenames(val),
+        ReplaceCorrupt(with_filenames(train)),
+        ReplaceCorrupt(with_filenames(bank)),
+        ReplaceCorrupt(with_filenames(val)),
         bank.targets,
         val.targets,
         len(train.classes),

@@ -22,6 +22,7 @@ from varcon_plugin.evaluation.sources import ImageTransform, NormalizedEncoder
 from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.data import resize_and_crop
 from varcon_plugin.lightly.module import EMBEDDING_DIM
+from varcon_plugin.training.damaged import ReplaceCorrupt
 
 __all__ = ["dataset_features", "load_encoder"]
 
@@ -74,13 +75,15 @@ def dataset_features(
 
 
 class _ImagesOnly(Dataset[Tensor]):
-    """The first of what ``dataset`` yields."""
+    """The first of what ``dataset`` yields; what is damaged there is not replaced."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+        self.dataset: Any = dataset
+        if isinstance(dataset, ReplaceCorrupt):
+            self.dataset = dataset.dataset
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> Tensor:
         image: Tensor = self.dataset[index][0]

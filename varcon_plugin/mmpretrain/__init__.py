@@ -13,7 +13,7 @@ from varcon_plugin.mmpretrain.check_hooks import LabelCheckHook, PretrainedCheck
 from varcon_plugin.mmpretrain.checkpoints import read_as_data
 from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.data_preprocessor import BatchAugmentDataPreprocessor
-from varcon_plugin.mmpretrain.datasets import Digits
+from varcon_plugin.mmpretrain.datasets import Digits, ImageFolder
 from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
 from varcon_plugin.mmpretrain.epoch_seed_hook import EpochSeedHook
 from varcon_plugin.mmpretrain.head import VarConHead
@@ -23,7 +23,7 @@ from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.mmpretrain.self_supervised import VarConSSL, VarConSSLHead
 from varcon_plugin.mmpretrain.speed import BFloat16OptimWrapper, CompileHook
 from varcon_plugin.mmpretrain.speedrun import SpeedrunNet
-from varcon_plugin.mmpretrain.two_crops import TwoCrops
+from varcon_plugin.mmpretrain.two_crops import LoadImage, TwoCrops
 from varcon_plugin.momentum import MomentumCentroids
 from varcon_plugin.pseudo_labels import PseudoLabels
 from varcon_plugin.self_supervised import SelfSupervisedVarConLoss
@@ -49,9 +49,11 @@ __all__ = [
     "CompileHook",
     "Digits",
     "EpochSeedHook",
+    "ImageFolder",
     "KNNHook",
     "LabelCheckHook",
     "LatentClassesHook",
+    "LoadImage",
     "LossHead",
     "MetricLearningLoss",
     "MomentumCentroids",

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from mmpretrain.datasets import BaseDataset
+from mmpretrain.datasets import BaseDataset, CustomDataset
 from mmpretrain.registry import DATASETS
 
 from varcon_plugin.training.digits import load_digits_split
+from varcon_plugin.training.folders import Split, scan_classes, split_folder
 
-__all__ = ["Digits"]
+__all__ = ["Digits", "ImageFolder"]
 
 
 @DATASETS.register_module()
@@ -37,3 +40,43 @@ class Digits(BaseDataset):
             {"img": np.repeat(image[..., None], 3, axis=2), "gt_label": int(label)}
             for image, label in zip(images, labels, strict=True)
         ]
+
+
+@DATASETS.register_module()
+class ImageFolder(CustomDataset):
+    """Images of ``data_root/train/<class>/**`` and ``val`` or ``test``, one's own.
+
+    As ``CustomDataset``, but a folder that would be read wrongly is an error before the
+    run starts (docs/data.md): pipes, links in a circle, classes without images, ....
+
+    Args:
+        data_root: local folder of the splits.
+        split: ``"train"``, ``"val"`` or ``"test"``; the latter two stand in for each
+            other where only one is there. Empty if ``data_root`` holds the classes.
+        **kwargs: arguments of mmpretrain's ``CustomDataset`` (pipeline, metainfo, ...).
+
+    Raises:
+        ValueError: as `varcon_plugin.training.folders.scan_classes`, or ``metainfo``
+            has another number of classes.
+    """
+
+    def __init__(
+        self, data_root: str, split: Split | Literal[""] = "train", **kwargs: Any
+    ) -> None:
+        folder = Path(data_root).expanduser()
+        if split:
+            folder = split_folder(folder, split)
+        super().__init__(data_root=str(folder), **kwargs)
+
+    def _find_samples(self) -> list[tuple[str, int]]:
+        """Paths below the folder and class ids."""
+        found = scan_classes(self.img_prefix)
+        if self.CLASSES is None:
+            self._metainfo["classes"] = found.classes
+        elif len(self.CLASSES) != len(found.classes):
+            raise ValueError(
+                f"metainfo names {len(self.CLASSES)} classes, {self.img_prefix} holds "
+                f"{len(found.classes)}"
+            )
+        paths = [os.path.relpath(file, self.img_prefix) for file in found.files]
+        return list(zip(paths, found.labels, strict=True))

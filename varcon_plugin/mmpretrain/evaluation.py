@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.images import Encoder, Images, Item, Splits
+from varcon_plugin.training.decoding import read_image
 
 __all__ = [
     "MMEncoder",
@@ -91,28 +92,25 @@ class MMTransform:
     """A test pipeline of mmpretrain, from an image to a uint8 RGB tensor.
 
     Args:
-        pipeline: configs of the steps; a step that loads the file is optional.
+        pipeline: configs of the steps. Files are read as everywhere in the evaluation
+            (docs/data.md), whichever step of the pipeline loads them.
         bgr: whether the pipeline works on BGR images.
     """
 
     def __init__(self, pipeline: list[dict[str, Any]], bgr: bool) -> None:
-        loaders = [step for step in pipeline if is_loader(step)]
         self.steps = [step for step in pipeline if not is_loader(step)]
         self.bgr = bgr
-        loader = loaders[0] if loaders else {"type": "LoadImageFromFile"}
-        self.load = TRANSFORMS.build(loader)
         self.run = Compose([TRANSFORMS.build(step) for step in self.steps])
 
     def __call__(self, item: Item) -> Tensor:
         """``item`` as the encoder takes it."""
         if isinstance(item, Path):
-            sample = self.load({"img_path": str(item)})
-            if not self.bgr:  # files are read as BGR
-                sample["img"] = np.ascontiguousarray(sample["img"][..., ::-1])
+            pixels = read_image(item, "BGR" if self.bgr else "RGB")
+            image = pixels.permute(1, 2, 0).numpy()
         else:
             image = np.ascontiguousarray(item[..., ::-1]) if self.bgr else item
-            shape = image.shape[:2]
-            sample = {"img": image, "img_shape": shape, "ori_shape": shape}
+        shape = image.shape[:2]
+        sample = {"img": image, "img_shape": shape, "ori_shape": shape}
         inputs: Tensor = self.run(sample)["inputs"]
         return inputs.flip(0) if self.bgr else inputs
 

@@ -14,9 +14,69 @@ from torch import Tensor
 
 from varcon_plugin.training import crops
 from varcon_plugin.training.damaged import CorruptImageError, CorruptImages
+from varcon_plugin.training.decoding import decode, read_image
 from varcon_plugin.training.seeding import WorkerSeed
 
-__all__ = ["TwoCrops"]
+__all__ = ["LoadImage", "TwoCrops"]
+
+
+def read_file(path: str, backend_args: dict[str, Any] | None) -> Tensor:
+    """(3, H, W) uint8, BGR, of a file on the disk or of mmengine's backends.
+
+    Raises:
+        CorruptImageError: it cannot be read or decoded; names the file.
+    """
+    if backend_args is None and "://" not in path:
+        return read_image(path, "BGR")
+    try:
+        return decode(fileio.get(path, backend_args=backend_args), "BGR")
+    except CorruptImageError as error:
+        raise CorruptImageError(error.reason, path) from error
+
+
+def log_once(corrupt: CorruptImages, error: CorruptImageError) -> None:
+    """Name a damaged file in the log, where ``corrupt`` has not met it before."""
+    message = corrupt.report(error)
+    if message is not None:  # as an error, for other ranks print nothing less
+        print_log(message, logger="current", level=logging.ERROR)
+
+
+@TRANSFORMS.register_module()
+class LoadImage(BaseTransform):
+    """mmcv's ``LoadImageFromFile``, strict: read ``img_path``, BGR, uint8.
+
+    A damaged file is logged and becomes None, for which mmengine's datasets draw
+    another image; with ``max_corrupt=0``, as in a test pipeline, it is an error.
+
+    Args:
+        max_corrupt: how many different files may be damaged, on each rank, before it
+            is an error.
+        backend_args: where the files are, for mmengine's file client.
+    """
+
+    def __init__(
+        self, max_corrupt: int = 100, backend_args: dict[str, Any] | None = None
+    ) -> None:
+        self.corrupt = CorruptImages(max_corrupt)
+        self.backend_args = backend_args
+
+    def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
+        """Set ``img``, ``img_shape`` and ``ori_shape``; None if the file is damaged.
+
+        Raises:
+            RuntimeError: more than ``max_corrupt`` files are damaged.
+        """
+        try:
+            image = read_file(results["img_path"], self.backend_args)
+        except CorruptImageError as error:
+            log_once(self.corrupt, error)
+            return None
+        results["img"] = image.permute(1, 2, 0).numpy()
+        results["img_shape"] = results["ori_shape"] = results["img"].shape[:2]
+        return results
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(max_corrupt={self.corrupt.limit})"
 
 
 @TRANSFORMS.register_module()
@@ -81,7 +141,7 @@ class TwoCrops(BaseTransform):
                 image = self._read(results["img_path"])
             results["img"] = torch.stack(self.crops(image))
         except CorruptImageError as error:
-            self._report(CorruptImageError(error.reason, results["img_path"]))
+            log_once(self.corrupt, error)
             return None
         results["img_shape"] = self.crops.size
         return results
@@ -89,16 +149,10 @@ class TwoCrops(BaseTransform):
     def _read(self, path: str) -> Tensor:
         if self.kept is not None and path in self.kept:
             return self.kept[path]
-        data: bytes = fileio.get(path, backend_args=self.backend_args)
-        image = crops.decode(data, self.crops.order)
+        image = read_file(path, self.backend_args)
         if self.kept is not None:
             self.kept[path] = image
         return image
-
-    def _report(self, error: CorruptImageError) -> None:
-        message = self.corrupt.report(error)
-        if message is not None:  # as an error, for other ranks print nothing less
-            print_log(message, logger="current", level=logging.ERROR)
 
     def __repr__(self) -> str:
         return (

@@ -5,72 +5,26 @@ Needs Pillow and simplejpeg, which both adapters bring.
 
 from __future__ import annotations
 
-import io
 import math
 import random
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
-from simplejpeg import decode_jpeg
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from varcon_plugin.training.damaged import CorruptImageError
+from varcon_plugin.training.decoding import (
+    ChannelOrder,
+    decode,
+    from_pillow,
+    read_image,
+)
 from varcon_plugin.training.seeding import WorkerSeed
 
-__all__ = ["TwoCrops", "crop_box", "decode", "resized_crop"]
+__all__ = ["TwoCrops", "crop_box", "resized_crop"]
 
-ChannelOrder = Literal["RGB", "BGR"]
-JPEG_START = b"\xff\xd8"
-EXIF_START = b"Exif\x00\x00"
-EXIF_WITHIN = 4096  # the Exif segment comes first, or after a short JFIF one
-UPRIGHT = 1
 ATTEMPTS = 10  # torchvision and mmpretrain
-
-
-def decode(data: bytes, order: ChannelOrder = "RGB") -> Tensor:
-    """The image as (3, H, W) uint8, upright, in the memory order (H, W, 3).
-
-    A JPEG that ends early or whose stream is broken is an error; OpenCV decodes some of
-    the latter. What is not a JPEG, is turned by its Exif tag, or makes libjpeg complain
-    goes to Pillow, which has the last word.
-
-    Raises:
-        CorruptImageError: it cannot be decoded.
-    """
-    reason = "the file is empty" if not data else ""
-    if data.startswith(JPEG_START) and orientation(data) == UPRIGHT:
-        try:
-            return torch.from_numpy(decode_jpeg(data, order)).permute(2, 0, 1)
-        except ValueError as error:
-            reason = str(error)
-    try:
-        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        return from_pillow(image, order)
-    except Exception as error:  # whatever a parser raises on garbage
-        raise CorruptImageError(reason or str(error)) from error
-
-
-def orientation(data: bytes) -> int:
-    """The Exif orientation of a JPEG; `UPRIGHT` if it has none."""
-    if EXIF_START not in data[:EXIF_WITHIN]:
-        return UPRIGHT
-    try:
-        exif = Image.open(io.BytesIO(data)).getexif()
-    except Exception:  # whatever a parser raises on garbage
-        return UPRIGHT
-    return int(exif.get(ExifTags.Base.Orientation, UPRIGHT))
-
-
-def from_pillow(image: Image.Image, order: ChannelOrder = "RGB") -> Tensor:
-    """(3, H, W) uint8, in the memory order (H, W, 3)."""
-    pixels = np.array(image.convert("RGB"))
-    if order == "BGR":
-        pixels = pixels[..., ::-1].copy()
-    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def crop_box(
@@ -168,7 +122,7 @@ class TwoCrops:
             image: a tensor is (3, H, W) uint8, in that ``order``.
 
         Raises:
-            CorruptImageError: the file is not a complete image.
+            CorruptImageError: it cannot be read or decoded (docs/data.md).
         """
         self.worker_seed.apply()
         if isinstance(image, Tensor):
@@ -178,10 +132,7 @@ class TwoCrops:
         elif isinstance(image, bytes):
             pixels = decode(image, self.order)
         else:
-            try:
-                pixels = decode(Path(image).read_bytes(), self.order)
-            except CorruptImageError as error:
-                raise CorruptImageError(error.reason, str(image)) from error
+            pixels = read_image(image, self.order)
         height, width = pixels.shape[1:]
         boxes = (
             crop_box(height, width, self.scale, self.ratio)

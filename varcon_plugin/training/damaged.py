@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import zlib
 from collections.abc import Sized
@@ -19,14 +20,15 @@ MAX_DRAWS = 1000  # for one image; ``max_corrupt`` ends the run long before
 
 
 class CorruptImageError(Exception):
-    """A file is not a complete image."""
+    """A file cannot be read, or its pixels are not what it shows."""
 
     def __init__(self, reason: str, path: str = "bytes of unknown origin") -> None:
         super().__init__(reason, path)
         self.reason, self.path = reason, path
 
     def __str__(self) -> str:
-        return f"{self.path} is not a complete image: {self.reason}"
+        shown = os.fsencode(self.path).decode(errors="backslashreplace")
+        return f"{shown} cannot be used: {self.reason}"
 
 
 class CorruptImages:
@@ -56,10 +58,12 @@ class CorruptImages:
         Raises:
             RuntimeError: more than ``limit`` files are damaged.
         """
-        key = zlib.crc32(error.path.encode()) + 1
+        key = zlib.crc32(os.fsencode(error.path)) + 1
         known = self._known.tolist()
         if key in known:
             return None
+        if not self.limit:
+            raise RuntimeError(str(error)) from error
         if 0 not in known:
             raise RuntimeError(
                 f"more than {self.limit} images are damaged (raise max_corrupt to go "

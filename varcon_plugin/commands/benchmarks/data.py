@@ -44,7 +44,8 @@ from torchvision import transforms as T
 import varcon_plugin.mmpretrain  # noqa: F401  registers TwoCrops
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.training import BatchAugment
-from varcon_plugin.training.crops import TwoCrops, crop_box, decode, resized_crop
+from varcon_plugin.training.crops import TwoCrops, crop_box, resized_crop
+from varcon_plugin.training.decoding import decode
 
 SIZE = 224
 STOCK = ".mim/configs/_base_/datasets/imagenet_bs32_simclr.py"
