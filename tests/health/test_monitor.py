@@ -261,3 +261,24 @@ def test_the_loss_is_found_inside_a_model():
 def test_a_model_without_one_loss_is_an_error(losses):
     with pytest.raises(ValueError, match=f"exactly one VarConLoss.*found {losses}"):
         find_loss(nn.Sequential(*(VarConLoss() for _ in range(losses))))
+
+
+@pytest.mark.parametrize("bank", [False, True])
+def test_a_batch_that_is_not_finite_is_a_sign_and_no_crash(tmp_path, bank):
+    source = {"centroids": MomentumCentroids(5, 8)} if bank else {}
+    monitor = DiagnosticsMonitor(
+        VarConLoss(**source), tmp_path, interval=1, patience=2, histogram_epochs=1
+    )
+    told = []
+    for number in range(1, 5):
+        embeddings = embeddings_of(LABELS)
+        if number > 1:
+            embeddings[3, 2] = math.inf
+        monitor.begin_step(number, 1)
+        monitor.loss(embeddings, LABELS)
+        told.append(monitor.end_step(0.01).warning)
+    assert [sign and sign.name for sign in told] == [None, None, "not_finite", None]
+    monitor.end_epoch(1)
+    with np.load(tmp_path / "epoch_0001.npz") as stored:
+        assert math.isfinite(stored["confidence_mean"])
+        assert stored["counts"].sum() >= len(LABELS)

@@ -4,11 +4,13 @@ import pytest
 import torch
 from mmpretrain.registry import DATASETS, MODELS
 
+from varcon_plugin import MomentumCentroids, VarConLoss
 from varcon_plugin.mmpretrain import LabelCheckHook, PretrainedCheckHook
 
 
-def runner_of(dataset):
-    return SimpleNamespace(train_dataloader=SimpleNamespace(dataset=dataset))
+def runner_of(dataset, **loss):
+    loader = SimpleNamespace(dataset=dataset)
+    return SimpleNamespace(train_dataloader=loader, model=VarConLoss(**loss))
 
 
 def digits(*pipeline):
@@ -17,6 +19,18 @@ def digits(*pipeline):
 
 def test_labels_that_arrive_pass():
     LabelCheckHook().before_train(runner_of(digits({"type": "PackInputs"})))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [{"num_classes": 9}, {"centroids": MomentumCentroids(9, 4)}],
+    ids=["batch", "bank"],
+)
+def test_labels_that_the_loss_does_not_know_end_the_run_before_it_starts(loss):
+    dataset = digits({"type": "PackInputs"})
+    with pytest.raises(ValueError, match=r"of Digits are 0 to 9, .* num_classes=9"):
+        LabelCheckHook().before_train(runner_of(dataset, **loss))
+    LabelCheckHook().before_train(runner_of(dataset, num_classes=10))
 
 
 def test_a_dataset_without_labels_is_named(image_folder):

@@ -28,7 +28,12 @@ from varcon_plugin.commands.messages import fail
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.evaluation.linear import linear_probe
-from varcon_plugin.lightly import VarCon, VarConDiagnosticsCallback
+from varcon_plugin.health.finite import LossNotFiniteError
+from varcon_plugin.lightly import (
+    FiniteLossCallback,
+    VarCon,
+    VarConDiagnosticsCallback,
+)
 from varcon_plugin.lightly.checkpoint_io import DataCheckpointIO
 from varcon_plugin.lightly.data import Datasets, create_datasets
 from varcon_plugin.lightly.evaluation import dataset_features
@@ -117,13 +122,16 @@ def run(argv: list[str] | None) -> None:
         fail(error)
 
     train, bank, val = create_loaders(args, datasets)
-    trainer.fit(
-        model,
-        train,
-        [bank, val],
-        ckpt_path=last if args.resume else None,
-        weights_only=True,
-    )
+    try:
+        trainer.fit(
+            model,
+            train,
+            [bank, val],
+            ckpt_path=last if args.resume else None,
+            weights_only=True,
+        )
+    except LossNotFiniteError as error:
+        fail(error)
     try:
         results = evaluate(model, datasets, args, trainer.strategy.root_device)
     except CorruptImageError as error:
@@ -180,6 +188,7 @@ def create_trainer(args: argparse.Namespace) -> Trainer:
     callbacks: list[Callback] = [
         ModelCheckpoint(out / "checkpoints", "{epoch:04d}", save_last="link"),
         LearningRateMonitor(),
+        FiniteLossCallback(),
     ]
     if args.diagnostics:
         directory = out / "diagnostics"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -38,7 +39,8 @@ def failure_sign(
 
     One cause shows in several measures: collapsed centroids, say, also put the loss at
     chance and tau2 at its lower bound. The first that applies of this order is told:
-    one_class, no_classmates, collapse, not_learning, tau2_stuck, early_confidence.
+    not_finite, one_class, no_classmates, collapse, not_learning, tau2_stuck,
+    early_confidence.
 
     Args:
         values: from `varcon_plugin.health.monitor.measure`.
@@ -53,6 +55,7 @@ def failure_sign(
     """
     run = _Run(values, temperature, epsilon, progress, batch_references)
     for name, explain in (
+        ("not_finite", _not_finite),
         ("one_class", _one_class),
         ("no_classmates", _no_classmates),
         ("collapse", _collapse),
@@ -82,6 +85,15 @@ class _Run:
     @property
     def at_chance(self) -> bool:
         return self.values["loss"] >= NEAR_CHANCE * self.values["chance_level"]
+
+
+def _not_finite(run: _Run) -> str | None:
+    if math.isfinite(run.values["loss"]):
+        return None
+    return (
+        "an embedding is NaN or infinite and the loss is NaN; try a lower learning "
+        "rate, or bfloat16 in place of float16"
+    )
 
 
 def _one_class(run: _Run) -> str | None:

@@ -33,8 +33,9 @@ class EpochHistogram:
         """Count this rank's samples that have a loss; nothing leaves the device."""
         confidence = observation.terms.confidence
         counted = observation.references.counted
-        weights = torch.ones_like(confidence) if counted is None else counted
-        weights = weights.to(confidence)
+        finite = confidence.isfinite()
+        weights = (finite if counted is None else finite & counted).to(confidence)
+        confidence = confidence.nan_to_num()
         if self._sums is None:
             self._sums = confidence.new_zeros(BINS + 2)
         bins = (confidence * BINS).long().clamp(0, BINS - 1)

@@ -48,12 +48,15 @@ class CentroidSimilarity(NamedTuple):
 def effective_rank(vectors: Tensor) -> Tensor:
     """Exponential of the entropy of the normalised singular values of (C, D) vectors.
 
+    NaN where a value is not finite.
     In [1, min(C, D)]. Healthy: centroids near min(C - 1, D), where a simplex is; 1 is
     complete collapse. Source: Roy and Vetterli, "The effective rank", 2007.
     """
     short = vectors if len(vectors) <= vectors.shape[1] else vectors.T
-    short = precise(short)
-    values = torch.linalg.eigvalsh(short @ short.T).clamp(min=0).sqrt()
+    gram = precise(short) @ precise(short).T
+    if not gram.isfinite().all():  # on which eigvalsh raises
+        return gram.new_full((), torch.nan)
+    values = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
     shares = values / values.sum()
     entropy: Tensor = torch.special.entr(shares).sum()
     return entropy.exp()

@@ -6,12 +6,14 @@ from varcon_plugin.lightly.batch_augment import (
     SimCLRBatchTransform,
 )
 from varcon_plugin.lightly.diagnostics_callback import VarConDiagnosticsCallback
+from varcon_plugin.lightly.finite_callback import FiniteLossCallback
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.lightly.module import VarCon, transform
 
 __all__ = [
     "AugmentOnDevice",
     "EpochSeed",
+    "FiniteLossCallback",
     "SimCLRBatchTransform",
     "VarCon",
     "VarConDiagnosticsCallback",

@@ -16,6 +16,7 @@ from varcon_plugin.mmpretrain.data_preprocessor import BatchAugmentDataPreproces
 from varcon_plugin.mmpretrain.datasets import Digits, ImageFolder
 from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
 from varcon_plugin.mmpretrain.epoch_seed_hook import EpochSeedHook
+from varcon_plugin.mmpretrain.finite_hook import FiniteLossHook
 from varcon_plugin.mmpretrain.head import VarConHead
 from varcon_plugin.mmpretrain.knn_hook import KNNHook
 from varcon_plugin.mmpretrain.latent_classes_hook import LatentClassesHook
@@ -49,6 +50,7 @@ __all__ = [
     "CompileHook",
     "Digits",
     "EpochSeedHook",
+    "FiniteLossHook",
     "ImageFolder",
     "KNNHook",
     "LabelCheckHook",

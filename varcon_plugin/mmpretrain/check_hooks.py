@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
-from torch import Tensor
+from torch import Tensor, nn
 
 from varcon_plugin.checkpoints.reading import listed
+from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.checkpoints import load_weights, with_dot
 from varcon_plugin.mmpretrain.unwrap import unwrapped
 
@@ -17,19 +20,22 @@ __all__ = ["LabelCheckHook", "PretrainedCheckHook"]
 
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
-    """Before training: does a training sample still have its label after each step?"""
+    """Before training: do labels arrive, and are they classes that the loss knows?"""
 
     def before_train(self, runner: Runner) -> None:
         """Run the first sample through the pipeline, looking for ``gt_label``.
 
         Raises:
-            ValueError: names the dataset, or the pipeline step, that lost the label.
+            ValueError: names the dataset, or the pipeline step, that lost the label; or
+                a label is outside of the ``num_classes`` of the loss, which on a GPU
+                would end the run later and with a message that says nothing.
         """
         dataset = runner.train_dataloader.dataset
         while hasattr(dataset, "dataset"):  # RepeatDataset and the like
             dataset = dataset.dataset
         if not hasattr(dataset, "get_data_info"):
             return
+        check_range(dataset, unwrapped(runner))
         sample = dataset.get_data_info(0)
         name = type(dataset).__name__
         if "gt_label" not in sample:
@@ -84,6 +90,26 @@ class PretrainedCheckHook(Hook):
                 f"{len(backbone.state_dict())} entries are missing or differ in it "
                 f"(prefix {prefix!r}): {listed(wrong, 5)}"
             )
+
+
+def check_range(dataset: Any, model: nn.Module) -> None:
+    """Raise ValueError if a label of ``dataset`` is no class of a loss in ``model``."""
+    losses = [module for module in model.modules() if isinstance(module, VarConLoss)]
+    sizes = [loss.centroids.num_classes for loss in losses]
+    known = min((size for size in sizes if size is not None), default=None)
+    if known is None or not hasattr(dataset, "get_gt_labels"):
+        return
+    try:
+        labels = torch.as_tensor(dataset.get_gt_labels())
+    except KeyError:  # without labels, which is told next
+        return
+    if labels.ndim == 1 and not 0 <= labels.min() <= labels.max() < known:
+        raise ValueError(
+            f"the labels of {type(dataset).__name__} are {int(labels.min())} to "
+            f"{int(labels.max())}, but the loss has num_classes={known}: set "
+            "num_classes in model.head.loss (or in its centroids) to the number of "
+            "classes"
+        )
 
 
 def same(value: Tensor, loaded: Tensor | None) -> bool:

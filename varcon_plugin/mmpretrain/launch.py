@@ -21,6 +21,7 @@ from mmpretrain.registry import DATASETS, MODELS
 
 from varcon_plugin.checkpoints.reading import CheckpointError, mismatch
 from varcon_plugin.distributed import leave_group
+from varcon_plugin.health.finite import LossNotFiniteError
 from varcon_plugin.mmpretrain.checkpoints import load_weights, with_dot
 from varcon_plugin.mmpretrain.cpu import has_accelerator
 
@@ -62,7 +63,7 @@ def main(name: str) -> None:
     script.parse_args, script.merge_args = parse_and_check, merge_and_prepare
     try:
         script.main()
-    except (UsageError, CheckpointError) as error:
+    except (UsageError, CheckpointError, LossNotFiniteError) as error:
         sys.exit(f"{name}.py: {error}" if is_first_process() else 1)
     leave_group()
 
@@ -163,6 +164,8 @@ def prepare(cfg: Config, name: str) -> None:
     hooks = list(cfg.get("custom_hooks") or [])
     if cfg.model.get("type") == "VarCon" and name == "train":
         hooks.append({"type": "mmpretrain.LabelCheckHook"})
+    if name == "train":
+        hooks.append({"type": "mmpretrain.FiniteLossHook"})
     cfg.custom_hooks = hooks
     if has_accelerator():
         return
