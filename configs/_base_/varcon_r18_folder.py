@@ -15,7 +15,7 @@ model = dict(
 )
 data_preprocessor = dict(mean=[127.5] * 3, std=[63.75] * 3, to_rgb=True)
 train_dataloader = dict(
-    dataset=dict(type="ImageFolder", data_root="data/images", data_prefix="train"),
+    dataset=dict(type="ImageFolder", data_root="data/images"),
 )
 default_hooks = dict(logger=dict(interval=20))
 auto_scale_lr = dict(base_batch_size=128)
