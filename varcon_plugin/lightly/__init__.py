@@ -9,6 +9,7 @@ from varcon_plugin.lightly.diagnostics_callback import VarConDiagnosticsCallback
 from varcon_plugin.lightly.finite_callback import FiniteLossCallback
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.lightly.module import VarCon, transform
+from varcon_plugin.lightly.self_supervised import VarConSSL
 
 __all__ = [
     "AugmentOnDevice",
@@ -18,5 +19,6 @@ __all__ = [
     "VarCon",
     "VarConDiagnosticsCallback",
     "VarConLoss",
+    "VarConSSL",
     "transform",
 ]
