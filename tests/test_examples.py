@@ -62,6 +62,14 @@ def test_a_bank_in_a_training_loop_learns(run, tmp_path):
     assert (tmp_path / "run.pt").is_file()
 
 
+def test_without_labels_latent_classes_come_near_the_digits(run):
+    shown = run("pytorch/without_labels.py", "--epochs", "3")
+    scores = [float(score) for score in re.findall(r"labels: (\S+)", shown)]
+    assert len(scores) == 3
+    assert scores[-1] > 0.4
+    assert re.findall(r"in use: (\d+) of 30", shown)[-1] == "30"
+
+
 def test_ddp_on_two_processes(images, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*torchrun, "--nproc-per-node", "2", EXAMPLES / "pytorch" / "ddp.py"]

@@ -83,6 +83,21 @@ def test_leave_one_out_reaches_the_loss(tool, image_folder):
     assert model.criterion.centroids.leave_one_out
 
 
+def test_without_labels_reaches_the_module(tool, image_folder):
+    data = ["--data", str(image_folder), "--without-labels"]
+    datasets = tool.create_datasets(str(image_folder))
+    model = tool.create_model(tool.parse_args(data), datasets)
+    assert model.criterion.pseudo_labels is None
+    flags = tool.parse_args([*data, "--latent-classes", "8"])
+    model = tool.create_model(flags, datasets)
+    assert model.criterion.pseudo_labels.num_classes == 8
+    assert model.teacher is not None
+    with pytest.raises(ValueError, match="--latent-classes goes with --without"):
+        tool.create_model(
+            tool.parse_args([*data[:2], "--latent-classes", "8"]), datasets
+        )
+
+
 def test_two_processes_train_and_evaluate(arguments, tmp_path):
     command = [sys.executable, str(TOOL), *arguments, "--devices", "2"]
     run = subprocess.run(

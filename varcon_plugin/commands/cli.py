@@ -18,6 +18,7 @@ COMMANDS = {  # module below this package, and what it does
     "evaluate": ("evaluate", "judge a frozen encoder: k-NN, linear, few-shot, ..."),
     "compare": ("compare", "put reports of evaluate side by side"),
     "experiment": ("experiment", "run a declared grid of losses x settings x seeds"),
+    "self-supervised": ("self_supervised", "compare methods that need no labels"),
     "convert": ("convert", "carry weights to torchvision, timm, safetensors, the Hub"),
     "plot": ("plot", "draw what the diagnostics recorded"),
     "browse": ("browse", "draw the views that a model sees"),

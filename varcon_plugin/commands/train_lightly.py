@@ -33,6 +33,7 @@ from varcon_plugin.lightly import (
     FiniteLossCallback,
     VarCon,
     VarConDiagnosticsCallback,
+    VarConSSL,
 )
 from varcon_plugin.lightly.checkpoint_io import DataCheckpointIO
 from varcon_plugin.lightly.data import Datasets, create_datasets
@@ -69,6 +70,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--temperature", type=float, default=0.1)
     add("--epsilon", type=float, default=0.02)
     add("--leave-one-out", action="store_true")
+    add("--without-labels", action="store_true", help="each image its own class")
+    add("--latent-classes", type=int, help="above that, told by a moving average")
     add("--centroid-momentum", type=float, help="of a bank of class references")
     add("--micro-batch-size", type=int, help="views that the model sees at a time")
     add("--knn-k", type=int, default=200)
@@ -162,7 +165,16 @@ def steps_done(checkpoint: Path) -> int:
 
 def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
     """The module that the command line describes."""
-    return VarCon(
+    special: dict[str, Any] = {
+        "leave_one_out": args.leave_one_out,
+        "centroid_momentum": args.centroid_momentum,
+    }
+    if args.latent_classes is not None and not args.without_labels:
+        raise ValueError("--latent-classes goes with --without-labels")
+    if args.without_labels:
+        teacher = None if args.latent_classes is None else 0.99
+        special |= {"latent_classes": args.latent_classes, "teacher_momentum": teacher}
+    return (VarConSSL if args.without_labels else VarCon)(
         args.batch_size_per_device,
         datasets.num_classes,
         args.knn_k,
@@ -173,8 +185,7 @@ def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
         image_size=datasets.image_size,
         temperature=args.temperature,
         epsilon=args.epsilon,
-        leave_one_out=args.leave_one_out,
-        centroid_momentum=args.centroid_momentum,
+        **special,
         micro_batch_size=args.micro_batch_size,
         lr=args.lr,
         weight_decay=args.weight_decay,
