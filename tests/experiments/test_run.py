@@ -1,10 +1,15 @@
 """A cell on the digits, as the command runs it."""
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import REPO
 from PIL import Image
 
 from varcon_plugin.commands import experiment as tool
@@ -45,6 +50,90 @@ def test_a_run_that_fails_says_where_its_log_is(tmp_path, monkeypatch):
         SystemExit,
         match=r"(?s)training failed.*train\.log ends with.*temperature must be > 0",
     ):
+        tool.main([*command, "--out", str(tmp_path)])
+
+
+KILLED = """
+import os, signal, sys
+from varcon_plugin.commands import experiment
+from varcon_plugin.experiments import run
+
+train = run.train
+
+def killed(config, folder, place):
+    with (folder / "starts").open("a") as starts:
+        print(os.getpid(), file=starts, flush=True)
+    {then}
+
+run.train = killed
+if __name__ == "__main__":
+    sys.argv[0] = "run_experiment.py"
+    experiment.main()
+"""
+
+
+def start(script, tmp_path, then):
+    """The command, whose cells do ``then`` in place of training."""
+    path = tmp_path / script
+    path.write_text(KILLED.format(then=then))
+    command = ["batch-size", "--settings", "256", "--epochs", "1", "--seeds", "0"]
+    command += ["--methods", "VarCon", "--out", str(tmp_path / "out")]
+    return subprocess.Popen(
+        [sys.executable, path, *command],
+        cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def starts(tmp_path):
+    """Processes that have begun to train the cell."""
+    file = tmp_path / "out" / "cells" / "varcon_256_seed0" / "starts"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_a_killed_cell_goes_on_once(tmp_path):
+    """The operating system kills what takes too much memory."""
+    process = start("killed.py", tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 1
+    assert "run_experiment.py: training was killed twice by SIGKILL; see " in output
+    assert "Traceback" not in output
+    assert len(starts(tmp_path)) == 2
+
+
+def test_a_killed_command_takes_its_cells_along(tmp_path):
+    process = start("waits.py", tmp_path, "signal.pause()")
+    wait_until(lambda: starts(tmp_path))
+    process.kill()
+    process.wait()
+    (cell,) = starts(tmp_path)
+    wait_until(lambda: not running(int(cell)))
+    process.stdout.close()
+
+
+def wait_until(condition):
+    for _ in range(2000):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
+
+
+def running(pid):
+    """Whether there is such a process, and no zombie."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_damaged_result_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(tool.EXPERIMENTS, "batch-size", one_method())
+    done = tmp_path / "cells" / "varcon_256_seed0" / "result.json"
+    done.parent.mkdir(parents=True)
+    done.write_text('{"config": ')
+    command = ["batch-size", "--settings", "256", "--seeds", "0"]
+    with pytest.raises(SystemExit, match=rf"^\S+: {done} is damaged .*: delete it$"):
         tool.main([*command, "--out", str(tmp_path)])
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import Any
 
 import torch
 
+from varcon_plugin.checkpoints.ownership import owned
 from varcon_plugin.evaluation import sources
 from varcon_plugin.evaluation.class_mean import class_mean_predict
 from varcon_plugin.evaluation.images import Splits
@@ -63,11 +66,12 @@ def run_cell(cell: Cell, place: Place, data: Splits) -> dict[str, Any]:
     """The result of ``cell``: read if it is there, else trained for and evaluated.
 
     That happens in a process of its own, forked from one that has imported all it
-    needs. A run that was interrupted goes on from its last checkpoint.
+    needs, which ends with this one. A run that was interrupted goes on from its last
+    checkpoint; if its process is killed, that happens at once, but only once.
 
     Raises:
         CellError: training failed.
-        ValueError: the folder holds the result of another configuration.
+        ValueError: the folder holds a damaged result, or that of another configuration.
     """
     folder = place.out / "cells" / cell.name
     with READING:
@@ -77,25 +81,56 @@ def run_cell(cell: Cell, place: Place, data: Splits) -> dict[str, Any]:
     if not done.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         cfg.dump(folder / "config.py")
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "mmpretrain.models"])
         arguments = (cell, described, folder, place, data)
-        process = context.Process(target=logged, args=arguments)
-        process.start()
-        process.join()
-        if process.exitcode:
-            log = folder / "train.log"
-            tail = "\n".join(log.read_text().splitlines()[-5:])
-            raise CellError(
-                f"training failed ({process.exitcode}); {log} ends with\n{tail}"
-            )
-    result: dict[str, Any] = json.loads(done.read_text())
+        code = in_process(arguments)
+        if code < 0:
+            code = in_process(arguments)
+        if code:
+            raise CellError(failure(code, folder / "train.log"))
+    try:
+        result: dict[str, Any] = json.loads(done.read_text())
+    except ValueError as error:
+        raise ValueError(f"{done} is damaged ({error}): delete it") from error
     if result["config"] != described["config"]:
         raise ValueError(
             f"{done} was made with other settings (epochs, data, recipe?): give "
             "another --out, or delete that folder"
         )
     return result
+
+
+def in_process(arguments: tuple[Any, ...]) -> int:
+    """Exit code of a process that runs `logged`; below 0 the signal that killed it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "mmpretrain.models"])
+    process = context.Process(target=logged, args=arguments)
+    process.start()
+    process.join()
+    if process.exitcode and process.pid:
+        with suppress(ProcessLookupError):  # the ranks that it has started
+            os.killpg(process.pid, signal.SIGKILL)
+    return process.exitcode or 0
+
+
+def failure(code: int, log: Path) -> str:
+    """What is known of a cell that ended with ``code``."""
+    if code < 0:
+        return f"training was killed twice by {signal.Signals(-code).name}; see {log}"
+    tail = "\n".join(log.read_text().splitlines()[-5:])
+    return f"training failed ({code}); {log} ends with\n{tail}"
+
+
+def end_with_command() -> None:
+    """Have this process and what it starts killed when the command has ended."""
+    os.setsid()
+
+    def watch() -> None:
+        command = multiprocessing.parent_process()
+        if command is not None:
+            command.join()
+            os.killpg(0, signal.SIGKILL)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def logged(
@@ -105,10 +140,12 @@ def logged(
     with (folder / "train.log").open("a") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
+    end_with_command()
     if place.jobs > 1:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.jobs))
     try:
-        fill(cell, described, folder, place, data)
+        with owned(folder / ".cell"):  # the folder itself is for the training to own
+            fill(cell, described, folder, place, data)
     except BaseException:
         traceback.print_exc()
         raise
