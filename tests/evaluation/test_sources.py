@@ -5,9 +5,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.data import DataLoader
 
-from varcon_plugin.checkpoints.weights import fill
-from varcon_plugin.evaluation.images import ImageDataset, read_folder, read_rgb
+from varcon_plugin.checkpoints.reading import CheckpointError
+from varcon_plugin.checkpoints.weights import fill, read_weights
+from varcon_plugin.evaluation.images import (
+    ImageDataset,
+    ImageError,
+    read_folder,
+    read_rgb,
+)
 from varcon_plugin.evaluation.sources import digits, folder, timm_encoder
 
 
@@ -57,13 +64,33 @@ def test_folder_says_what_is_wrong(pictures):
         folder(pictures)
 
 
-def test_a_broken_image_is_named(pictures):
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no image",
+        b"\x89PNG\r\n\x1a\n\x00\x00\x00\x01IHDR",  # Pillow: SyntaxError
+        None,  # cut
+    ],
+)
+def test_a_broken_image_is_named_in_one_line(content, workers, pictures):
     path = pictures / "train" / "cat" / "1.png"
-    path.write_bytes(path.read_bytes()[:100])
+    path.write_bytes(path.read_bytes()[:100] if content is None else content)
     images = folder(pictures).train
-    dataset = ImageDataset(images.items, lambda item: np.asarray(read_rgb(item)))
-    with pytest.raises(ValueError, match=r"image .*cat/1\.png cannot be used"):
-        dataset[1]
+    dataset = ImageDataset(images.items, lambda item: np.array(read_rgb(item)))
+    with pytest.raises(ImageError) as caught:
+        list(DataLoader(dataset, num_workers=workers))
+    assert f"image {path} cannot be used" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_damaged_safetensors_are_named(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_file({"a": torch.zeros(3)}, path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(CheckpointError, match=rf"^{path} is damaged: "):
+        read_weights(path)
 
 
 def test_digits():

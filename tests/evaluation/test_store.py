@@ -32,6 +32,20 @@ def test_safetensors_come_back(features, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["train.safetensors"]
 
 
+@pytest.mark.parametrize("harm", ["empty", "cut", "one bit", "other"])
+def test_a_damaged_file_is_named(harm, features, tmp_path):
+    path = tmp_path / "train.safetensors"
+    export_features(features, path, {"note": "x"})
+    whole = bytearray(path.read_bytes())
+    if harm == "one bit":
+        whole[-9] ^= 1
+    path.write_bytes(
+        {"empty": b"", "cut": whole[:-4], "other": b"x" * 99}.get(harm, whole)
+    )
+    with pytest.raises(ValueError, match=rf"^{path} is damaged \(.*: delete it$"):
+        load_features(path)
+
+
 def test_npz_is_plain_numpy(features, tmp_path):
     export_features(features, tmp_path / "train.npz", {"note": "x"})
     with np.load(tmp_path / "train.npz") as archive:  # no pickles

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from varcon_plugin.checkpoints.reading import load_state_dict, mismatch
+from varcon_plugin.checkpoints.reading import CheckpointError, load_state_dict, mismatch
 
 __all__ = ["fill", "read_weights"]
 
@@ -17,12 +17,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: as `load_state_dict`.
+        CheckpointError: as `load_state_dict`, or a damaged safetensors file.
     """
     if path.suffix == ".safetensors" and path.is_file():
         from safetensors.torch import load_file  # of the eval extra
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except Exception as error:  # a class of its own for each fault
+            raise CheckpointError(f"{path} is damaged: {error}") from error
     return load_state_dict(path)
 
 

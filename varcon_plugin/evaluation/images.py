@@ -19,7 +19,15 @@ from varcon_plugin.training.damaged import CorruptImageError
 from varcon_plugin.training.decoding import load_image
 from varcon_plugin.training.folders import scan_classes
 
-__all__ = ["Encoder", "ImageDataset", "Images", "Splits", "read_folder", "read_rgb"]
+__all__ = [
+    "Encoder",
+    "ImageDataset",
+    "ImageError",
+    "Images",
+    "Splits",
+    "read_folder",
+    "read_rgb",
+]
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Item: TypeAlias = Path | Pixels
@@ -81,6 +89,20 @@ class Splits(NamedTuple):
     name: str
 
 
+class ImageError(ValueError):
+    """A file cannot be read as an image; says which, in one line.
+
+    Raised by a process that loads data, it comes with the traceback of there, which a
+    DataLoader hands to the keyword ``message`` of a class that has this attribute.
+    """
+
+    message = "cannot read image"
+
+    def __init__(self, message: str) -> None:
+        last = message.rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(" ".join(last.split()))
+
+
 class ImageDataset(Dataset[Tensor]):
     """The images of a split as an encoder takes them.
 
@@ -105,10 +127,11 @@ class ImageDataset(Dataset[Tensor]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Tensor:
+        item = self.items[index]
         try:
-            image = self.transform(self.items[index])
+            image = self.transform(item)
         except CorruptImageError as error:
-            raise ValueError(
+            raise ImageError(
                 f"image {error}. Nothing is evaluated on a part of the images: mend "
                 "the file, or remove it"
             ) from error

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +24,7 @@ __all__ = [
     "weights_fingerprint",
 ]
 
-CACHE_VERSION = "1"
+CACHE_VERSION = "2"
 
 
 class Features(NamedTuple):
@@ -58,7 +60,8 @@ def export_features(features: Features, path: Path, about: dict[str, str]) -> No
     """Write ``path``.npz or ``path``.safetensors, as its suffix says.
 
     Both hold the arrays ``features`` and ``labels``; class names and ``about`` are the
-    JSON string array ``about`` of the npz, or the metadata of the safetensors file.
+    JSON string array ``about`` of the npz, or the metadata of the safetensors file,
+    where a checksum is added.
     The file appears only once it is complete.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,7 @@ def export_features(features: Features, path: Path, about: dict[str, str]) -> No
             "features": features.features.contiguous(),
             "labels": features.labels.contiguous(),
         }
-        save_file(tensors, temporary, text)
+        save_file(tensors, temporary, text | {"crc32": checksum(tensors)})
     else:
         raise ValueError(f"features are exported to .npz or .safetensors, not {path}")
     temporary.chmod(0o644)  # safetensors' own would keep others from reading it
@@ -84,8 +87,27 @@ def export_features(features: Features, path: Path, about: dict[str, str]) -> No
 
 
 def load_features(path: Path) -> tuple[Features, dict[str, str]]:
-    """Features and ``about`` of a safetensors file of `export_features`."""
-    with safe_open(path, framework="pt") as file:
-        about = dict(file.metadata())
-        features, labels = (file.get_tensor(name) for name in ("features", "labels"))
-    return Features(features, labels, tuple(json.loads(about.pop("classes")))), about
+    """Features and ``about`` of a safetensors file of `export_features`.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = dict(file.metadata())
+            tensors = {name: file.get_tensor(name) for name in ("features", "labels")}
+        classes = tuple(json.loads(about.pop("classes")))
+        intact = about.pop("crc32") == checksum(tensors)
+    except Exception as error:  # a class of its own for each fault
+        raise ValueError(f"{path} is damaged ({error!r}): delete it") from error
+    if not intact:
+        raise ValueError(f"{path} is damaged (its checksum differs): delete it")
+    return Features(**tensors, classes=classes), about
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of the bytes of all ``tensors``, in their order."""
+    crc = 0
+    for tensor in tensors.values():
+        crc = zlib.crc32(tensor.numpy().data, crc)
+    return str(crc)
