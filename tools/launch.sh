@@ -9,7 +9,9 @@ launch() {
     echo "GPUS must be a positive number (processes per node), got: $gpus" >&2
     exit 2
   fi
-  python "$script" "$@" --check # a mistake is told once, not by every process
+  # a mistake is told once, not by every process
+  VARCON_PROCESSES=$((gpus * ${NNODES:-1})) python "$script" "$@" --check
+  export VARCON_CHECKED=1
 
   local rendezvous=(--standalone)
   if [[ ${NNODES:-1} != 1 || -n ${PORT:-} ]]; then

@@ -18,6 +18,7 @@ from mmpretrain.registry import DATASETS, MODELS
 
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.commands.places import recipe_path
+from varcon_plugin.mmpretrain.blame import type_name
 from varcon_plugin.mmpretrain.evaluation import reads_bgr
 
 
@@ -56,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def finisher(preprocessor: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
     """Makes the views of a sample, augmenting where the recipe does so on the batch."""
-    if preprocessor.get("type") != "BatchAugmentDataPreprocessor":
+    if type_name(preprocessor) != "BatchAugmentDataPreprocessor":
         return lambda sample: sample["inputs"]
     augment = MODELS.build({**preprocessor, "mean": None, "std": None})
     channels = [2, 1, 0] if preprocessor.get("to_rgb", True) else [0, 1, 2]

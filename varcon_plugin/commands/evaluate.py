@@ -23,6 +23,7 @@ import torch.distributed as dist
 
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.commands.places import recipe_path
+from varcon_plugin.commands.noise import quiet_start
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation import sources
 from varcon_plugin.evaluation.corruption import SEVERITIES
@@ -143,7 +144,8 @@ def read_encoder(args: argparse.Namespace) -> Encoder:
         from varcon_plugin.lightly.evaluation import load_encoder as load_lightly
 
         return load_lightly(args.checkpoint, image_size=args.image_size)
-    from varcon_plugin.mmpretrain.evaluation import load_encoder
+    with quiet_start():
+        from varcon_plugin.mmpretrain.evaluation import load_encoder
 
     return load_encoder(recipe_path(args.model), args.checkpoint, options(args))
 

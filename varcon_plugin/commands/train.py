@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from varcon_plugin.commands.messages import fail
+from varcon_plugin.commands.noise import quiet_start
 from varcon_plugin.commands.places import project_root, recipe_path
 
 __all__ = ["launch", "main"]
@@ -48,7 +49,8 @@ def launch(name: str, description: str) -> None:
         script = project_root() / "tools" / f"dist_{name}.sh"
         several_processes(script, name, args.gpus, rest)
     sys.argv[1:] = rest
-    from varcon_plugin.mmpretrain.launch import main as run
+    with quiet_start():
+        from varcon_plugin.mmpretrain.launch import main as run
 
     run(name)
 

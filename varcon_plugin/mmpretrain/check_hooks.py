@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from varcon_plugin.checkpoints.reading import listed
 from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.checkpoints import load_weights, with_dot
-from varcon_plugin.mmpretrain.unwrap import unwrapped
+from varcon_plugin.mmpretrain.unwrap import leaves, unwrapped
 
-__all__ = ["LabelCheckHook", "PretrainedCheckHook"]
+__all__ = ["LabelCheckHook", "PretrainedCheckHook", "check_labels"]
 
 
 @HOOKS.register_module()
@@ -31,28 +31,35 @@ class LabelCheckHook(Hook):
                 would end the run later and with a message that says nothing.
         """
         dataset = runner.train_dataloader.dataset
-        while hasattr(dataset, "dataset"):  # RepeatDataset and the like
-            dataset = dataset.dataset
-        if not hasattr(dataset, "get_data_info"):
-            return
+        check_labels(dataset)
         check_range(dataset, unwrapped(runner))
-        sample = dataset.get_data_info(0)
-        name = type(dataset).__name__
-        if "gt_label" not in sample:
+
+
+def check_labels(dataset: Any) -> None:
+    """Raise ValueError if images have no label, or lose it in the pipeline."""
+    for part in leaves(dataset):
+        if hasattr(part, "get_data_info"):
+            follow_label(part)
+
+
+def follow_label(dataset: Any) -> None:
+    """Take the first image through the pipeline, looking for ``gt_label``."""
+    sample = dataset.get_data_info(0)
+    name = type(dataset).__name__
+    if "gt_label" not in sample:
+        raise ValueError(
+            f"VarCon needs labels, but the training dataset {name} has no gt_label "
+            "(with_label=False, a test split, or a folder without class folders?)"
+        )
+    for step in getattr(dataset.pipeline, "transforms", []):
+        sample = step(sample)
+        if sample is None:  # mmengine draws another image then
+            return
+        if "gt_label" not in sample.get("data_samples", sample):
             raise ValueError(
-                f"VarCon needs labels, but the training dataset {name} has no gt_label "
-                "(with_label=False, a test split, or a folder without class folders?)"
+                f"VarCon needs labels, but the pipeline step {type(step).__name__} of "
+                f"the training dataset {name} lost gt_label"
             )
-        for step in getattr(dataset.pipeline, "transforms", []):
-            sample = step(sample)
-            if sample is None:  # mmengine draws another image then
-                return
-            if "gt_label" not in sample.get("data_samples", sample):
-                raise ValueError(
-                    "VarCon needs labels, but the pipeline step "
-                    f"{type(step).__name__} of the training dataset {name} lost "
-                    "gt_label"
-                )
 
 
 @HOOKS.register_module()

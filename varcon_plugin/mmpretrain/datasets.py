@@ -69,7 +69,16 @@ class ImageFolder(CustomDataset):
         super().__init__(data_root=str(folder), **kwargs)
 
     def _find_samples(self) -> list[tuple[str, int]]:
-        """Paths below the folder and class ids."""
+        """Paths below the folder and class ids.
+
+        Raises:
+            ValueError: as the class says, or ``with_label=False``.
+        """
+        if not self.with_label:
+            raise ValueError(
+                "with_label=False: ImageFolder reads classes; take CustomDataset "
+                "for images without"
+            )
         found = scan_classes(self.img_prefix)
         if self.CLASSES is None:
             self._metainfo["classes"] = found.classes

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.images import Encoder, Images, Item, Splits
+from varcon_plugin.mmpretrain.blame import type_name
 from varcon_plugin.training.decoding import read_image
 
 __all__ = [
@@ -124,8 +125,8 @@ def load_encoder(
     """The backbone of a config with the weights of a checkpoint.
 
     Images go through the test (or validation) pipeline of the config. A config without
-    one, as for pretraining, gives the crop of its training pipeline: the image is
-    resized to it up to 64 pixels; above, the centre of an image 8/7 as large is taken.
+    one, as for pretraining, gives the (largest) crop of its training pipeline: the
+    image is resized to it up to 64 pixels; above, the centre of an image 8/7 as large is taken.
 
     Args:
         config: of any mmpretrain model with a backbone.
@@ -225,12 +226,12 @@ def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
         if dataset and dataset.get("pipeline"):
             return [step.to_dict() for step in dataset["pipeline"]]
     crops = find_scales((cfg.get("train_dataloader") or {}).get("dataset", {}))
-    if len(crops) != 1:
+    if not crops:
         raise ValueError(
             f"{cfg.filename} has no test pipeline, and its training pipeline crops to "
-            f"{sorted(crops) or 'no size'}: give a config with a test_dataloader"
+            "no size: give a config with a test_dataloader"
         )
-    (size,) = crops
+    size = max(crops)  # of several views, the large ones
     resize: list[dict[str, Any]] = [{"type": "Resize", "scale": size}]
     if size > 64:
         resize = [
@@ -246,14 +247,14 @@ def find_scales(config: Any) -> set[int]:
         return set().union(*map(find_scales, config))
     if not isinstance(config, dict):
         return set()
-    if str(config.get("type", "")).endswith(("RandomResizedCrop", "TwoCrops")):
+    if type_name(config).endswith(("RandomResizedCrop", "TwoCrops")):
         return {int(np.max(config["scale"]))}
     return set().union(*map(find_scales, config.values()))
 
 
 def is_loader(step: dict[str, Any]) -> bool:
     """Whether a pipeline step reads the image file."""
-    name = str(step.get("type", "")).split(".")[-1]
+    name = type_name(step)
     return name.startswith("LoadImage") or name == "TwoCrops"
 
 

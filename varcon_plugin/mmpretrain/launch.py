@@ -22,16 +22,25 @@ from mmpretrain.registry import DATASETS, MODELS
 from varcon_plugin.checkpoints.reading import CheckpointError, mismatch
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.health.finite import LossNotFiniteError
+from varcon_plugin.mmpretrain.blame import ConfigError, type_name
 from varcon_plugin.mmpretrain.checkpoints import load_weights, with_dot
 from varcon_plugin.mmpretrain.cpu import has_accelerator
+from varcon_plugin.mmpretrain.flight_plan import flight_plan
+from varcon_plugin.mmpretrain.preflight import preflight
+from varcon_plugin.mmpretrain.report_once import told_once
 
 __all__ = ["main"]
 
+CHECKED = "VARCON_CHECKED"  # the launcher has had everything checked
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
 class UsageError(Exception):
     """A mistake of the caller's: shown as one line, without a traceback."""
+
+
+# in one line, by the first process
+TOLD = (UsageError, ConfigError, CheckpointError, LossNotFiniteError)
 
 
 def main(name: str) -> None:
@@ -55,6 +64,10 @@ def main(name: str) -> None:
     def merge_and_prepare(cfg: Config, args: Any) -> Config:
         cfg = merge_args(cfg, args)
         check_config(cfg, name)
+        if is_first_process() and not os.environ.get(CHECKED):
+            flight = preflight(cfg, name)
+            if flight is not None:
+                print(flight_plan(cfg, flight), flush=True)
         if check_only:
             sys.exit()
         prepare(cfg, name)
@@ -62,8 +75,9 @@ def main(name: str) -> None:
 
     script.parse_args, script.merge_args = parse_and_check, merge_and_prepare
     try:
-        script.main()
-    except (UsageError, CheckpointError, LossNotFiniteError) as error:
+        with told_once(TOLD):
+            script.main()
+    except TOLD as error:
         sys.exit(f"{name}.py: {error}" if is_first_process() else 1)
     leave_group()
 
@@ -138,12 +152,14 @@ def check_checkpoint(model_cfg: Any, path: str, prefix: str | None = None) -> No
 
 def check_data(loader: str, dataset: Any) -> None:
     """Raise UsageError if the folder of a dataset config is missing."""
+    for part in dataset.get("datasets", ()):  # of a ConcatDataset
+        check_data(loader, part)
     while "dataset" in dataset:  # RepeatDataset and the like
         dataset = dataset["dataset"]
     root = dataset.get("data_root")
-    if not root or "://" in root:
+    if not root or "://" in root or type_name(dataset) == "ImageFolder":
         return
-    cls = DATASETS.get(dataset["type"])
+    cls = DATASETS.get(type_name(dataset))
     can_download = cls and "download" in inspect.signature(cls.__init__).parameters
     if can_download and dataset.get("download", True):
         return
@@ -162,14 +178,14 @@ def check_data(loader: str, dataset: Any) -> None:
 def prepare(cfg: Config, name: str) -> None:
     """Add our checks to the run, and make it fit a machine without a GPU."""
     hooks = list(cfg.get("custom_hooks") or [])
-    if cfg.model.get("type") == "VarCon" and name == "train":
+    if type_name(cfg.model) == "VarCon" and name == "train":
         hooks.append({"type": "mmpretrain.LabelCheckHook"})
     if name == "train":
         hooks.append({"type": "mmpretrain.FiniteLossHook"})
     cfg.custom_hooks = hooks
     if has_accelerator():
         return
-    if cfg.get("optim_wrapper", {}).get("type") == "AmpOptimWrapper":
+    if type_name(cfg.get("optim_wrapper")) == "AmpOptimWrapper":
         cfg.optim_wrapper = {
             key: value
             for key, value in cfg.optim_wrapper.items()
