@@ -239,9 +239,7 @@ def test_concatenated_datasets_and_views_of_two_sizes_train(tmp_path, image_fold
 
 
 PURE_PYTHON = """
-from mmengine.config import read_base
-with read_base():
-    from mmpretrain.configs._base_.default_runtime import *
+default_scope = "mmpretrain"
 from mmengine.dataset import DefaultSampler, default_collate
 from mmpretrain.datasets import MultiView, PackInputs, RandomResizedCrop
 from mmpretrain.models import MoCoV2Neck, ResNet_CIFAR, SelfSupDataPreprocessor

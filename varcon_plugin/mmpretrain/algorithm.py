@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ class VarCon(BaseSelfSupervisor):
     Takes backbone, neck, head and the other arguments of mmpretrain's self-supervised
     algorithms; `extract_feat` returns what the backbone returns, as theirs do. Any
     number of views from ``MultiView``. They are concatenated in order, all images of
-    view 0 before all of view 1, and the labels are repeated accordingly.
+    view 0 before all of view 1, and the labels are repeated accordingly. Views of
+    several sizes (multi-crop) pass the backbone size by size.
 
     Args:
         channels_last: keep images and the backbone's convolutions in that memory
