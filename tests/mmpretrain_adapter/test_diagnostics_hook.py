@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import BaseVisBackend
 from paths import REPO
 
+from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
 from varcon_plugin.training.digits import load_digits_split
 
 RECORDED = {}
@@ -138,3 +139,32 @@ def test_a_model_without_varcon_loss_is_an_error(tmp_path):
         ValueError, match="exactly one VarConLoss in the model, found 0"
     ):
         run(cfg)
+
+
+def test_a_second_run_in_a_folder_is_a_curve_of_its_own(tmp_path):
+    for _ in range(2):
+        Runner.from_cfg(configure(tmp_path, epochs=1, interval=2)).train()
+    for folder in ("diagnostics", "diagnostics_1"):
+        lines = (tmp_path / folder / "scalars.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == [2, 4]
+
+
+def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path):
+    Runner.from_cfg(configure(tmp_path, epochs=2, interval=2)).train()
+    cfg = configure(tmp_path, epochs=2, interval=2)
+    cfg.load_from, cfg.resume = str(tmp_path / "epoch_1.pth"), True
+    Runner.from_cfg(cfg).train()
+    lines = (tmp_path / "diagnostics" / "scalars.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_views_are_counted(tmp_path, views):
+    cfg = configure(tmp_path, epochs=1, interval=2)
+    steps = cfg.train_dataloader.dataset.pipeline
+    (several,) = [step for step in steps if step["type"] == "MultiView"]
+    several["num_views"] = views
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    (hook,) = [h for h in runner.hooks if isinstance(h, VarConDiagnosticsHook)]
+    assert hook.monitor.views == views

@@ -98,7 +98,7 @@ def hook_on_rank(rank):
     )
     runner = SimpleNamespace(
         model=model, cfg=cfg, epoch=0, max_epochs=1, visualizer=log, message_hub=log,
-        logger=log,
+        logger=log, hooks=[],
     )  # fmt: skip
     hook = KNNHook(BANK, TEST)
     hook.before_train(runner)
@@ -123,3 +123,19 @@ def test_says_what_is_wrong(tmp_path):
         KNNHook(BANK, TEST, k=201).before_train(None)
     with pytest.raises(ValueError, match=r"the dataset Digits \(is it empty\?\)"):
         KNNHook(BANK, deepcopy(TEST) | {"indices": 0}).before_train(None)
+
+
+def test_accuracies_choose_the_best_checkpoint_and_stop_early(tmp_path):
+    """A gain of 100 points is asked for, so the second evaluation is the last."""
+    stop = {"type": "EarlyStoppingHook", "monitor": "knn/top1", "min_delta": 100,
+            "patience": 1}  # fmt: skip
+    knn = {"type": "KNNHook", "bank": BANK, "test": TEST}
+    cfg = digits_config(tmp_path, [knn, stop], epochs=5)
+    cfg.default_hooks.checkpoint.save_best = "knn/top1"
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.epoch == 2
+    scores = runner.message_hub.get_scalar("knn/top1").data[0]
+    (best,) = tmp_path.glob("best_knn_top1_epoch_*.pth")
+    assert best.stem == f"best_knn_top1_epoch_{1 + int(scores.argmax())}"
+    assert runner.message_hub.get_info("best_score") == pytest.approx(scores.max())

@@ -1,5 +1,6 @@
 """--check: a mistake is one line with its key; a good config says what it does."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -294,6 +295,8 @@ def run(*command):
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=REPO,
+        # mmpretrain's script leaves LOCAL_RANK behind in this process
+        env={k: v for k, v in os.environ.items() if k != "LOCAL_RANK"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -331,3 +334,18 @@ def test_two_processes_tell_a_failure_once(tmp_path, image_folder):
     assert done.returncode != 0
     assert done.stdout.count("in before_train_iter") == 1  # of one traceback
     assert "ends too: ValueError: the disk went away" in done.stdout
+
+
+def test_a_run_of_one_class_ends(tmp_path, image_folder):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "n01").symlink_to(image_folder / "train" / "n01")
+    options = (
+        f"train_dataloader.dataset.data_root={tmp_path}",
+        "train_dataloader.batch_size=2", "train_dataloader.num_workers=0",
+        "train_dataloader.persistent_workers=False",
+    )  # fmt: skip
+    code, output = train(FOLDER, tmp_path / "run", "--cfg-options", *options)
+    assert code != 0
+    assert "WARNING - a batch holds images of a single class: the loss is 0" in output
+    assert "and so do all 16 from the start: nothing is learned" in output
+    assert not [*(tmp_path / "run").glob("*.pth")]

@@ -22,8 +22,8 @@ import torch
 import torch.distributed as dist
 
 from varcon_plugin.commands.messages import fail
-from varcon_plugin.commands.places import recipe_path
 from varcon_plugin.commands.noise import quiet_start
+from varcon_plugin.commands.places import recipe_path
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation import sources
 from varcon_plugin.evaluation.corruption import SEVERITIES

@@ -122,6 +122,29 @@ class DiagnosticsMonitor:
         self._scalars: dict[str, float] | None = None
         self._histogram: EpochHistogram | None = None
 
+    def begin_run(self, step: int) -> Path | None:
+        """Before the first step: keep what was written up to ``step``, no more.
+
+        Args:
+            step: that the run goes on from; 0 for a new one, which finds the folder
+                empty.
+
+        Returns:
+            Where the files of an earlier run were put, if there are any.
+        """
+        if self.directory is None or not (self.directory / SCALARS).exists():
+            return None
+        if step == 0:
+            name = self.directory.name
+            taken = sorted(self.directory.parent.glob(f"{name}_[0-9]*"))
+            return self.directory.rename(
+                self.directory.with_name(f"{name}_{len(taken) + 1}")
+            )
+        lines = (self.directory / SCALARS).read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        (self.directory / SCALARS).write_text("".join(kept))
+        return None
+
     def begin_step(self, step: int, epoch: int) -> None:
         """Before step ``step`` of epoch ``epoch``, both counted from 1."""
         self._stop_observing()

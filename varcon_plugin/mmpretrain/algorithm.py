@@ -84,13 +84,16 @@ class VarCon(BaseSelfSupervisor):
     def embed(self, views: list[Tensor]) -> Tensor:
         """Embeddings (V * B, D) of views (B, C, H, W), all of view 0 first."""
         encoder = self.encoder
-        embeddings: Tensor = in_micro_batches(
-            lambda images: encoder(images)[-1],
-            [view.contiguous(memory_format=self.layout) for view in views],
-            self.micro_batch_size,
-            [*encoder],
-        )
-        return embeddings
+        embeddings = [
+            in_micro_batches(
+                lambda images: encoder(images)[-1],
+                [view.contiguous(memory_format=self.layout) for view in alike],
+                self.micro_batch_size,
+                [*encoder],
+            )
+            for _, alike in groupby(views, key=lambda view: view.shape)
+        ]
+        return torch.cat(embeddings)
 
 
 def batch_labels(data_samples: list[DataSample] | None) -> Tensor:

@@ -18,6 +18,10 @@ from varcon_plugin.mmpretrain.unwrap import leaves, unwrapped
 __all__ = ["LabelCheckHook", "PretrainedCheckHook", "check_labels"]
 
 
+MOST_ALONE = 20
+ALONE = "a batch holds images of a single class"
+
+
 @HOOKS.register_module()
 class LabelCheckHook(Hook):
     """Before training: do labels arrive, and are they classes that the loss knows?"""
@@ -33,6 +37,33 @@ class LabelCheckHook(Hook):
         dataset = runner.train_dataloader.dataset
         check_labels(dataset)
         check_range(dataset, unwrapped(runner))
+        self.alone, self.learns = 0, False
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Say it when a batch is of one class; end a run that has no others.
+
+        Raises:
+            ValueError: the first `MOST_ALONE` batches are of one class each.
+        """
+        values = {name: float(value) for name, value in (outputs or {}).items()}
+        if values.get("confidence") != 1 or values.get("loss") != 0:
+            self.learns = True
+            return
+        self.alone += 1
+        if self.alone == 1:
+            runner.logger.warning(f"{ALONE}: the loss is 0, it teaches nothing")
+        if not self.learns and self.alone == min(MOST_ALONE, runner.max_iters):
+            raise ValueError(
+                f"{ALONE}, and so do all {self.alone} from the start: nothing is "
+                "learned. Shuffle (train_dataloader.sampler.shuffle=True); see that "
+                "the dataset has several classes"
+            )
 
 
 def check_labels(dataset: Any) -> None:

@@ -126,7 +126,8 @@ def load_encoder(
 
     Images go through the test (or validation) pipeline of the config. A config without
     one, as for pretraining, gives the (largest) crop of its training pipeline: the
-    image is resized to it up to 64 pixels; above, the centre of an image 8/7 as large is taken.
+    image is resized to it up to 64 pixels; above, the centre of an image 8/7 as large
+    is taken.
 
     Args:
         config: of any mmpretrain model with a backbone.

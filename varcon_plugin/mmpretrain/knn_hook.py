@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mmengine.dist import broadcast
-from mmengine.hooks import Hook
+import torch
+from mmengine.dist import broadcast, broadcast_object_list
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
-from torch import nn
+from torch import Tensor, nn
 
 from varcon_plugin.evaluation.features import extract_features
 from varcon_plugin.evaluation.images import ImageDataset, Images
@@ -32,8 +33,11 @@ class KNNHook(Hook):
     """Every ``interval`` epochs, and after the last: k-NN on the backbone's features.
 
     Writes ``knn/top1`` and ``knn/top5``, in percent, to the log, to every visualiser
-    and to the message hub. All ranks encode with the model of rank 0, the one that
-    checkpoints hold, and rank 0 compares. Each module's train or evaluation mode and
+    and to the message hub. They are validation metrics: ``save_best="knn/top1"`` of the
+    checkpoint hook and ``monitor="knn/top1"`` of ``EarlyStoppingHook`` work.
+
+    All ranks encode with the model of rank 0, the one that checkpoints hold, and rank 0
+    compares. Each module's train or evaluation mode and
     each rank's own BatchNorm statistics come back afterwards, and no random number of
     the run is used: training goes on as it would without the hook.
 
@@ -102,9 +106,22 @@ class KNNHook(Hook):
                     device=device,
                     title=f"k-NN {name}",
                 )
+        metrics: list[dict[str, float] | None] = [
+            self._compare(runner, features, device)
+        ]
+        broadcast_object_list(metrics)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook | EarlyStoppingHook):
+                with epoch_done(runner):
+                    hook.after_val_epoch(runner, metrics[0])
+
+    def _compare(
+        self, runner: Runner, features: dict[str, Tensor | None], device: torch.device
+    ) -> dict[str, float] | None:
+        """Accuracies of the features, logged; None but on rank 0, which has them."""
         bank, test = features["bank"], features["test"]
-        if bank is None or test is None:  # not rank 0
-            return
+        if bank is None or test is None:
+            return None
         accuracy = knn_accuracy(
             bank,
             self.images["bank"].labels,
@@ -122,6 +139,17 @@ class KNNHook(Hook):
             f"{accuracy.top5:.2f} % (k={self.k}, T={self.temperature:g}, "
             f"{len(bank):,} images in the bank)"
         )
+        return scalars
+
+
+@contextmanager
+def epoch_done(runner: Runner) -> Iterator[None]:
+    """Within, the epoch counts as done: mmengine validates after it has counted it."""
+    runner.train_loop._epoch += 1
+    try:
+        yield
+    finally:
+        runner.train_loop._epoch -= 1
 
 
 @contextmanager
