@@ -118,6 +118,19 @@ def test_the_command_chooses_trains_resumes_and_tells(folder, tmp_path, capsys):
     assert {**again, "seconds": 0} == {**run, "seconds": 0}
 
 
+def test_pictures_show_test_images_by_latent_class(folder, tmp_path):
+    command = ["--data", str(folder), "--out", str(tmp_path), "--images", "32"]
+    command += ["--held-out", "20", "--epochs", "1", "--choose-epochs", "1"]
+    command += ["--choose-at", "16", "--batch-sizes", "16", "--rates", "0.1"]
+    command += ["--seeds", "0", "--methods", "both, teacher of 32 classes"]
+    tool.main([*command, "--pictures", "both, teacher of 32 classes"])
+    for name in ("tsne.png", "classes.png", "curves.png"):
+        shades = np.asarray(Image.open(tmp_path / name)).std()
+        assert shades > 10  # something is drawn
+    with pytest.raises(SystemExit, match="--pictures must be one of --methods"):
+        tool.main([*command, "--pictures", "SimCLR"])
+
+
 def test_too_few_images_are_told_at_once(folder, tmp_path):
     command = ["--data", str(folder), "--out", str(tmp_path / "study")]
     with pytest.raises(SystemExit, match=r"need 8000 training images, .* has 60"):

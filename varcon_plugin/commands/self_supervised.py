@@ -6,7 +6,8 @@ DATA/{train,test}/CLASS/*.png, 32 x 32. The labels serve evaluation and the supe
 ceiling alone. For each method the learning rate is chosen on training images that are
 held out of everything else; then every seed is trained at every batch size, and the
 last epoch counts. One JSON file a run in FOLDER; runs that are there are not repeated,
-so an interrupted study goes on. At the end FOLDER/table.md and FOLDER/curves.png.
+so an interrupted study goes on. At the end FOLDER/table.md and FOLDER/curves.png, with
+--pictures also a t-SNE and a page of images by latent class.
 
 Where many processes share a CPU, memory that glibc keeps makes steps twice as fast:
 MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592
@@ -35,6 +36,7 @@ from varcon_plugin.experiments.self_supervised import (
     Run,
     Setting,
 )
+from varcon_plugin.experiments.self_supervised_pictures import draw_pictures
 from varcon_plugin.experiments.self_supervised_summary import write_summary
 
 MAIN = tuple(METHODS)[:6]
@@ -44,6 +46,8 @@ CHOOSING_SEED = 1000
 def main(argv: list[str] | None = None) -> None:
     """Choose learning rates, train what is missing, and write the table."""
     args = parse(argv)
+    if args.pictures and args.pictures not in args.methods:
+        raise SystemExit(f"--pictures must be one of --methods, got {args.pictures}")
     args.out.mkdir(parents=True, exist_ok=True)
     splits = folder(args.data)
     fewest = args.images + args.held_out
@@ -61,15 +65,23 @@ def main(argv: list[str] | None = None) -> None:
             METHODS[name].chosen_as or name for name in args.methods
         )
     }
+
+    def cell(name: str, batch_size: int, seed: int) -> Cell:
+        rate = rates[METHODS[name].chosen_as or name]
+        rate *= (batch_size / args.choose_at) ** 0.5
+        return Cell(name, replace(setting, batch_size=batch_size), rate, seed)
+
     for seed in args.seeds:
         for batch_size in args.batch_sizes:
             for name in args.methods:
-                rate = rates[METHODS[name].chosen_as or name]
-                rate *= (batch_size / args.choose_at) ** 0.5
-                at = replace(setting, batch_size=batch_size)
-                done(Cell(name, at, rate, seed), pixels, args.out)
+                done(cell(name, batch_size, seed), pixels, args.out)
     results = [json.loads(file.read_text()) for file in args.out.glob("run_*.json")]
     print(write_summary(results, args.out))
+    if args.pictures:
+        first = cell(args.pictures, min(args.batch_sizes), args.seeds[0])
+        run = Run(first, pixels)
+        run.result()
+        draw_pictures(run, splits.test.classes, args.out)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -93,6 +105,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="batch size; rates of others go with its square root",
     )
     add("--choose-epochs", type=int, default=3)
+    add(
+        "--pictures",
+        choices=METHODS,
+        metavar="NAME",
+        help="of --methods: train it once more, at the smallest batch size, and draw",
+    )
     add("--held-out", type=int, default=2000, help="training images to choose on")
     return parser.parse_args(argv)
 
