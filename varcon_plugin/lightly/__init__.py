@@ -10,11 +10,13 @@ from varcon_plugin.lightly.finite_callback import FiniteLossCallback
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.lightly.module import VarCon, transform
 from varcon_plugin.lightly.self_supervised import VarConSSL
+from varcon_plugin.lightly.sharded_strategy import ShardedBankStrategy
 
 __all__ = [
     "AugmentOnDevice",
     "EpochSeed",
     "FiniteLossCallback",
+    "ShardedBankStrategy",
     "SimCLRBatchTransform",
     "VarCon",
     "VarConDiagnosticsCallback",

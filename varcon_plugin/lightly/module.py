@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal
 
 from lightly.models.modules import SimCLRProjectionHead
@@ -57,6 +58,8 @@ class VarCon(LightningModule):
         centroid_momentum: keep class references beyond the batch, in
             `varcon_plugin.momentum.MomentumCentroids` of this momentum; None takes the
             class means of each batch, as published.
+        shard_centroids: spread the bank of ``centroid_momentum`` over the ranks; for
+            checkpoints train with `varcon_plugin.lightly.ShardedBankStrategy`.
         micro_batch_size: views that backbone and projection head see at a time, >= 1: a
             batch that does not fit the device, with the gradient of the whole batch
             (`varcon_plugin.training.micro_batches.MicroBatches`). None is all.
@@ -80,6 +83,7 @@ class VarCon(LightningModule):
         epsilon: float = 0.02,
         leave_one_out: bool = False,
         centroid_momentum: float | None = None,
+        shard_centroids: bool = False,
         micro_batch_size: int | None = None,
         lr: float = 0.075,
         weight_decay: float = 1e-6,
@@ -100,16 +104,20 @@ class VarCon(LightningModule):
         )
         features = feature_dim(self.backbone)
         self.projection_head = SimCLRProjectionHead(features, features, EMBEDDING_DIM)
-        source: dict[str, Any] = {"leave_one_out": leave_one_out}
-        if centroid_momentum is None:
-            source["num_classes"] = num_classes
-        else:
-            source["centroids"] = MomentumCentroids(
-                num_classes, EMBEDDING_DIM, centroid_momentum
-            )
-        self.criterion = VarConLoss(
-            temperature, epsilon, gather_distributed=True, **source
+        if shard_centroids and centroid_momentum is None:
+            raise ValueError("shard_centroids=True needs a centroid_momentum, got None")
+        self._create_criterion = partial(
+            create_criterion,
+            num_classes,
+            temperature,
+            epsilon,
+            leave_one_out,
+            centroid_momentum,
+            shard_centroids,
         )
+        self.criterion: VarConLoss | None = None
+        if not shard_centroids:
+            self.criterion = self._create_criterion()
 
         topk = (1, 5) if num_classes >= 5 else (1,)
         self.online_classifier = OnlineLinearClassifier(features, num_classes, topk)
@@ -123,6 +131,11 @@ class VarCon(LightningModule):
             topk=topk,
         )
         self._bank_size = 0
+
+    def configure_model(self) -> None:
+        """Make a bank spread over the ranks, now that they are there."""
+        if self.criterion is None:
+            self.criterion = self._create_criterion()
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, F) of images (N, 3, H, W), before the projection head."""
@@ -144,6 +157,7 @@ class VarCon(LightningModule):
             self.micro_batch_size,
             [self.backbone, self.projection_head],
         )
+        assert self.criterion is not None
         terms = self.criterion.forward_components(z, labels)
         class_loss, class_log = self.online_classifier.training_step(
             (features.detach(), labels), batch_idx
@@ -245,6 +259,25 @@ class VarCon(LightningModule):
         )
         epoch = math.ceil(batches) if math.isfinite(batches) else steps
         return int(steps), int(min(self.warmup_epochs * epoch, steps / 2))
+
+
+def create_criterion(
+    num_classes: int,
+    temperature: float,
+    epsilon: float,
+    leave_one_out: bool,
+    centroid_momentum: float | None,
+    shard_centroids: bool,
+) -> VarConLoss:
+    """The loss over all ranks, with the references that `VarCon`'s arguments name."""
+    source: dict[str, Any] = {"leave_one_out": leave_one_out}
+    if centroid_momentum is None:
+        source["num_classes"] = num_classes
+    else:
+        source["centroids"] = MomentumCentroids(
+            num_classes, EMBEDDING_DIM, centroid_momentum, sharded=shard_centroids
+        )
+    return VarConLoss(temperature, epsilon, gather_distributed=True, **source)
 
 
 class _QuietKNNClassifier(KNNClassifier):

@@ -22,6 +22,7 @@ from varcon_plugin.mmpretrain.knn_hook import KNNHook
 from varcon_plugin.mmpretrain.latent_classes_hook import LatentClassesHook
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.mmpretrain.self_supervised import VarConSSL, VarConSSLHead
+from varcon_plugin.mmpretrain.sharded_runner import ShardedRunner
 from varcon_plugin.mmpretrain.speed import BFloat16OptimWrapper, CompileHook
 from varcon_plugin.mmpretrain.speedrun import SpeedrunNet
 from varcon_plugin.mmpretrain.two_crops import LoadImage, TwoCrops
@@ -63,6 +64,7 @@ __all__ = [
     "PrototypeLoss",
     "PseudoLabels",
     "SelfSupervisedVarConLoss",
+    "ShardedRunner",
     "SpeedrunNet",
     "TIMMEncoder",
     "TwoCrops",
