@@ -24,6 +24,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -96,7 +97,7 @@ class Encoder(nn.Module):
 
 def load(folder: Path, limit: int) -> Split:
     """The first ``limit`` images of a folder of class folders, evenly over them."""
-    from torchvision.io import ImageReadMode, decode_image
+    from PIL import Image
 
     classes = sorted(path for path in folder.iterdir() if path.is_dir())
     each = -(-limit // len(classes))
@@ -105,8 +106,9 @@ def load(folder: Path, limit: int) -> Split:
         for label, name in enumerate(classes)
         for path in sorted(name.iterdir())[:each]
     ][:limit]
-    images = [decode_image(str(path), ImageReadMode.RGB) for path, _ in files]
-    return Split(torch.stack(images), torch.tensor([label for _, label in files]))
+    pixels = [np.array(Image.open(path).convert("RGB")) for path, _ in files]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2)
+    return Split(images, torch.tensor([label for _, label in files]))
 
 
 def crop(images: Tensor, generator: torch.Generator) -> Tensor:
