@@ -1,10 +1,12 @@
 """The frame of `make chaos`; what the attacks try is tested where it is defended."""
 
 import random
+from pathlib import Path
 
 import pytest
 
 from varcon_plugin.commands import chaos
+from varcon_plugin.commands.attacks import damage
 from varcon_plugin.commands.attacks.registry import ATTACKS, Attack, Trial
 
 
@@ -55,6 +57,24 @@ def test_every_attack_is_listed_with_its_promise(capsys):
     listed = capsys.readouterr().out
     assert "executed-code" in listed
     assert all(attack.promise in listed for attack in ATTACKS.values())
+
+
+def test_damaged_caches_survive_their_attack(tmp_path):
+    arena = chaos.Arena(tmp_path, 2, random.Random(0))
+    trials = list(ATTACKS["damaged-caches"].run(arena))
+    assert len(trials) == 40
+    assert [trial for trial in trials if not trial.survived] == []
+    assert sum("is damaged" in trial.seen for trial in trials) > 20
+
+
+def test_what_goes_wrong_silently_is_noticed(tmp_path):
+    (tmp_path / "file").write_bytes(bytes(100))
+    arena = chaos.Arena(tmp_path, 1, random.Random(0))
+    trials = list(damage.damaged(tmp_path / "file", Path.read_bytes, arena))
+    wrong = [trial for trial in trials if not trial.survived]
+    assert wrong
+    assert {trial.seen for trial in wrong} == {"it was read, with other content"}
+    assert all(trial.what.startswith(("cut", "a bit")) for trial in wrong)
 
 
 def test_chance_is_seeded(tmp_path):

@@ -27,7 +27,8 @@ def hostile(request, tmp_path):
 @pytest.mark.parametrize("hostile", REFUSED, indirect=True)
 @pytest.mark.parametrize("way", ["train_lightly.py --resume", "evaluate.py lightly"])
 def test_a_hostile_file_is_refused_in_one_line(way, hostile, tmp_path, monkeypatch):
-    command = ENTRIES[way].command(hostile, tmp_path)
+    (tmp_path / "run").mkdir()
+    command = ENTRIES[way].command(hostile, tmp_path / "run")
     monkeypatch.setattr(sys, "argv", command[1:])
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     tool = train_lightly if "train" in way else evaluate

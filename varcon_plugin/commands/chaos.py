@@ -21,7 +21,11 @@ from typing import NamedTuple
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from varcon_plugin.commands.attacks import checkpoints  # noqa: F401  registers
+from varcon_plugin.commands.attacks import (  # noqa: F401  to register
+    checkpoints,
+    damage,
+    experiments,
+)
 from varcon_plugin.commands.attacks.registry import ATTACKS, Arena, Attack, Trial
 from varcon_plugin.evaluation.report import markdown_table
 

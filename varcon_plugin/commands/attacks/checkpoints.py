@@ -21,10 +21,11 @@ def executed_code(arena: Arena) -> Iterator[Trial]:
     for number, (way, entry) in enumerate(ENTRIES.items()):
         for payload in PAYLOADS:
             folder = arena.folder / f"{number}_{payload.replace(' ', '_')}"
-            folder.mkdir()
+            run = folder / "run"
+            run.mkdir(parents=True)
             checkpoint, marker = folder / "hostile.pth", folder / "executed"
             write_hostile(payload, contents[entry.config], checkpoint, marker)
-            code, output = finish(start(*entry.command(checkpoint, folder)))
+            code, output = finish(start(*entry.command(checkpoint, run)))
             held = not marker.exists()
             if code and entry.in_one_line:
                 held = held and is_one_line(output)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import mmpretrain
 from mmengine.config import Config
 from mmengine.logging import MessageHub
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from torch.utils.data import DataLoader
@@ -32,7 +33,8 @@ class Entry(NamedTuple):
 
     Attributes:
         config: of the model that the checkpoint is of; ``lightly`` for that door's.
-        command: from the checkpoint and an empty folder, in which it may lay a trap.
+        command: from the checkpoint and an empty folder, in which it may lay a trap
+            and which the command writes to.
         in_one_line: whether a refusal is one line; a script that is not ours shows a
             traceback.
     """
@@ -52,13 +54,15 @@ def whole_checkpoint(config: str) -> dict[str, Any]:
         return _lightly_checkpoint()
     cfg = Config.fromfile(project_root() / config)
     init_default_scope(cfg.get("default_scope", "mmpretrain"))
+    model = MODELS.build(cfg.model)
     hub = MessageHub("whole_checkpoint")
     hub.update_scalar("train/loss", 1.0)
     hub.update_info("epoch", 1)
     return {
         "meta": {"epoch": 1, "iter": 1, "seed": 0},
-        "state_dict": MODELS.build(cfg.model).state_dict(),
+        "state_dict": model.state_dict(),
         "message_hub": hub.state_dict(),
+        "optimizer": build_optim_wrapper(model, cfg.optim_wrapper).state_dict(),
     }
 
 

@@ -13,7 +13,16 @@ from typing import NamedTuple, TypeAlias
 
 from varcon_plugin.commands.places import project_root
 
-__all__ = ["ATTACKS", "Arena", "Attack", "Trial", "attack", "finish", "start"]
+__all__ = [
+    "ATTACKS",
+    "Arena",
+    "Attack",
+    "Trial",
+    "attack",
+    "finish",
+    "kill_after",
+    "start",
+]
 
 
 class Arena(NamedTuple):
@@ -89,6 +98,17 @@ def start(*command: object, **environment: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
+
+
+def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
+    """Kill one process, not its group, if it is not over before."""
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
