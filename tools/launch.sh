@@ -1,6 +1,7 @@
 # Sourced by dist_train.sh and dist_test.sh.
 
 # launch GPUS SCRIPT ARGUMENTS...: check once, then one process a GPU under torchrun.
+# SIGTERM and SIGUSR1 make the ranks save and exit with 75.
 launch() {
   local gpus=$1 script
   script="$(dirname "${BASH_SOURCE[0]}")/$2"
@@ -21,6 +22,6 @@ launch() {
     )
   fi
   export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-  exec torchrun "${rendezvous[@]}" --nproc-per-node "$gpus" \
+  exec python -m varcon_plugin.commands.ranks "${rendezvous[@]}" --nproc-per-node "$gpus" \
     "$script" "$@" --launcher pytorch
 }

@@ -129,3 +129,15 @@ def test_code_in_the_older_format_is_not_run(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"holds objects of posix\.mkdir"):
         read_checkpoint(tmp_path / "old.pth")
     assert not (tmp_path / "owned").exists()
+
+
+def test_flipped_bits_in_a_tensor_are_refused(tmp_path):
+    path = tmp_path / "flipped.pth"
+    tensor = torch.full((100,), 3.0)
+    torch.save({"state_dict": {"w": tensor}}, path)
+    data = bytearray(path.read_bytes())
+    data[data.index(tensor.numpy().tobytes()) + 2] ^= 3
+    path.write_bytes(data)
+    assert not torch.equal(torch.load(path)["state_dict"]["w"], tensor)  # torch's way
+    with pytest.raises(CheckpointError, match=r"flipped.pth is damaged: its checksum"):
+        read_checkpoint(path)

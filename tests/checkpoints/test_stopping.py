@@ -48,8 +48,15 @@ def test_data_workers_live_through_the_signals():
     assert len(list(batches)) == 7
 
 
-EXIT = "from varcon_plugin.checkpoints.stopping import *; raise Interrupted('a.pth')"
+EXIT = """
+from torch.utils.data import DataLoader
+from varcon_plugin.checkpoints.stopping import Interrupted, shield_worker
+loader = DataLoader(range(8), 1, num_workers=1, worker_init_fn=shield_worker(None))
+batches = iter(loader)
+next(batches)
+raise Interrupted("a.pth")
+"""
 
 
-def test_the_exit_code_asks_for_another_try():
+def test_the_exit_code_asks_for_another_try_and_no_worker_holds_it_up():
     assert subprocess.run([sys.executable, "-c", EXIT], timeout=60).returncode == 75

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from varcon_plugin.checkpoints.plain import STAND_INS, RefusedError, resolve
+from varcon_plugin.checkpoints.writing import damage
 
 __all__ = [
     "CheckpointError",
@@ -60,11 +62,16 @@ def read_checkpoint(file: File, map_location: Any = None) -> Any:
     try:
         with stand_ins():
             content = torch.load(file, map_location=map_location, weights_only=True)
-        return resolve(content)
+        content = resolve(content)
     except Exception as error:  # damaged pickles raise whatever there is
         name = file if isinstance(file, str | Path) else "the checkpoint"
         why = reason(file, error)
         raise CheckpointError(f"{name} cannot be loaded safely: {why}") from error
+    if zipfile.is_zipfile(file):  # what torch loads in spite of flipped bits
+        wrong = damage(file)
+        if wrong:
+            raise CheckpointError(f"{file} is damaged: {wrong}")
+    return content
 
 
 def named_weights(content: Any, source: object) -> dict[str, Tensor]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+import torch
 from torch.distributed import ProcessGroup
 
 from varcon_plugin.distributed import any_rank
 
-__all__ = ["REQUEUE", "Interrupted", "StopSignals", "shield_worker"]
+__all__ = ["REQUEUE", "SIGNALS", "Interrupted", "StopSignals", "shield_worker"]
 
 REQUEUE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # kill, Slurm's end; its warning before
@@ -73,7 +76,8 @@ def shield_worker(init: Callable[[int], Any] | None) -> Callable[[int], None]:
     """A data loader's ``worker_init_fn`` whose workers live through the signals.
 
     Slurm and torchrun signal all processes of a job; a worker that died of it would end
-    the step that is to be finished. Workers still end with their parent.
+    the step that is to be finished. Workers still end with their parent: when it exits
+    SIGTERM, by which Python ends them, counts again.
     """
     return _Shield(init)
 
@@ -81,9 +85,16 @@ def shield_worker(init: Callable[[int], Any] | None) -> Callable[[int], None]:
 class _Shield:  # a class, for workers that are spawned pickle it
     def __init__(self, init: Callable[[int], Any] | None) -> None:
         self.init = init
+        self.closing = torch.zeros((), dtype=torch.bool)
+        self.closing.share_memory_()  # type: ignore[no-untyped-call]
+        atexit.register(self.closing.fill_, True)  # before Python ends its children
 
     def __call__(self, worker: int) -> None:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._terminated)
         if self.init is not None:
             self.init(worker)
+
+    def _terminated(self, number: int, frame: FrameType | None) -> None:
+        if self.closing:
+            os._exit(0)

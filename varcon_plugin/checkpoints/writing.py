@@ -97,19 +97,20 @@ def save(content: Any, path: str | Path) -> None:
     write_atomically(path, lambda file: torch.save(content, file))
 
 
-def damage(path: str | Path) -> str:
-    """What is wrong with the file at ``path`` that `torch.save` wrote; empty if whole.
+def damage(file: str | Path | BinaryIO) -> str:
+    """What is wrong with the ``file`` that `torch.save` wrote; empty if whole.
 
     Reads all of it and compares the checksums inside, so that a file cut short and
     flipped bits are found, wherever they make a difference. Files of torch before 1.6,
     which are no zip archives and have no checksums, count as damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        if isinstance(file, str | Path) and Path(file).stat().st_size == 0:
+            return "it is empty"
+        with zipfile.ZipFile(file) as archive:
             broken = archive.testzip()
     except zipfile.BadZipFile as error:
-        size = Path(path).stat().st_size
-        return "it is empty" if size == 0 else f"it is cut short or damaged ({error})"
+        return f"it is cut short or damaged ({error})"
     except (zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as no:
         return f"it is damaged ({no})"
     except OSError as error:

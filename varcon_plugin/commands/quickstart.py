@@ -48,7 +48,7 @@ def train(processes: int) -> Path:
     """Run the recipe on ``processes`` processes; returns its last checkpoint."""
     script = project_root() / "tools" / "dist_train.sh"
     command = ["bash", str(script), str(recipe_path(CONFIG)), str(processes)]
-    subprocess.run([*command, "--work-dir", str(OUT)], check=True)
+    subprocess.run([*command, "--work-dir", str(OUT), "--resume"], check=True)
     return OUT / Path((OUT / "last_checkpoint").read_text().strip()).name
 
 

@@ -178,9 +178,7 @@ def fill(
 
 def train(config: Path, folder: Path, place: Place) -> None:
     """Run the config, from its last checkpoint if it has one."""
-    arguments = [str(config), "--work-dir", str(folder)]
-    if (folder / "last_checkpoint").is_file():
-        arguments.append("--resume")
+    arguments = [str(config), "--work-dir", str(folder), "--resume"]
     if place.processes == 1:
         sys.argv = ["train.py", *arguments]
         os.chdir(place.root)

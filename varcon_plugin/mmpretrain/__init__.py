@@ -15,6 +15,7 @@ from varcon_plugin.mmpretrain.cpu import CPUDistributedDataParallel
 from varcon_plugin.mmpretrain.data_preprocessor import BatchAugmentDataPreprocessor
 from varcon_plugin.mmpretrain.datasets import Digits, ImageFolder
 from varcon_plugin.mmpretrain.diagnostics_hook import VarConDiagnosticsHook
+from varcon_plugin.mmpretrain.durable_checkpoints import DurableCheckpointHook
 from varcon_plugin.mmpretrain.epoch_seed_hook import EpochSeedHook
 from varcon_plugin.mmpretrain.finite_hook import FiniteLossHook
 from varcon_plugin.mmpretrain.head import VarConHead
@@ -25,6 +26,7 @@ from varcon_plugin.mmpretrain.self_supervised import VarConSSL, VarConSSLHead
 from varcon_plugin.mmpretrain.sharded_runner import ShardedRunner
 from varcon_plugin.mmpretrain.speed import BFloat16OptimWrapper, CompileHook
 from varcon_plugin.mmpretrain.speedrun import SpeedrunNet
+from varcon_plugin.mmpretrain.stopping import ResumableEpochLoop, StopHook
 from varcon_plugin.mmpretrain.two_crops import LoadImage, TwoCrops
 from varcon_plugin.momentum import MomentumCentroids
 from varcon_plugin.pseudo_labels import PseudoLabels
@@ -50,6 +52,7 @@ __all__ = [
     "ClassifierHead",
     "CompileHook",
     "Digits",
+    "DurableCheckpointHook",
     "EpochSeedHook",
     "FiniteLossHook",
     "ImageFolder",
@@ -63,9 +66,11 @@ __all__ = [
     "PretrainedCheckHook",
     "PrototypeLoss",
     "PseudoLabels",
+    "ResumableEpochLoop",
     "SelfSupervisedVarConLoss",
     "ShardedRunner",
     "SpeedrunNet",
+    "StopHook",
     "TIMMEncoder",
     "TwoCrops",
     "VarCon",

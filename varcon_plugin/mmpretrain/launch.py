@@ -7,6 +7,7 @@ import inspect
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from copy import deepcopy
 from pathlib import Path
 from types import ModuleType
@@ -19,12 +20,20 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import find_latest_checkpoint
 from mmpretrain.registry import DATASETS, MODELS
 
+from varcon_plugin.checkpoints.ownership import end_with_parent
 from varcon_plugin.checkpoints.reading import CheckpointError, mismatch
+from varcon_plugin.checkpoints.stopping import REQUEUE, Interrupted
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.health.finite import LossNotFiniteError
 from varcon_plugin.mmpretrain.blame import ConfigError, type_name
 from varcon_plugin.mmpretrain.checkpoints import load_weights, with_dot
 from varcon_plugin.mmpretrain.cpu import has_accelerator
+from varcon_plugin.mmpretrain.durability import (
+    add_hooks,
+    choose_checkpoint,
+    hold,
+    storage_message,
+)
 from varcon_plugin.mmpretrain.flight_plan import flight_plan
 from varcon_plugin.mmpretrain.preflight import preflight
 from varcon_plugin.mmpretrain.report_once import told_once
@@ -51,11 +60,15 @@ def main(name: str) -> None:
     """
     check_only = "--check" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--check"]
+    held = ExitStack()
+    interrupted = False
     script: Any = shipped_script(name)
     parse_args, merge_args = script.parse_args, script.merge_args
 
     def parse_and_check() -> Any:
         args = parse_args()
+        if args.launcher == "pytorch":
+            end_with_parent()
         check_file("config", args.config)
         if name == "test":
             check_file("checkpoint", args.checkpoint)
@@ -63,6 +76,8 @@ def main(name: str) -> None:
 
     def merge_and_prepare(cfg: Config, args: Any) -> Config:
         cfg = merge_args(cfg, args)
+        if name == "train":
+            take_work_dir(cfg, held)
         check_config(cfg, name)
         if is_first_process() and not os.environ.get(CHECKED):
             flight = preflight(cfg, name)
@@ -76,10 +91,45 @@ def main(name: str) -> None:
     script.parse_args, script.merge_args = parse_and_check, merge_and_prepare
     try:
         with told_once(TOLD):
-            script.main()
+            run(script)
     except TOLD as error:
         sys.exit(f"{name}.py: {error}" if is_first_process() else 1)
+    except Interrupted:
+        interrupted = True
+    finally:
+        held.close()
     leave_group()
+    if interrupted:
+        sys.exit(REQUEUE)
+
+
+def run(script: Any) -> None:
+    """Call a script's ``main``.
+
+    Raises:
+        UsageError: a disk is full, a folder cannot be written, ...
+    """
+    try:
+        script.main()
+    except OSError as error:
+        message = storage_message(error)
+        if message is None:
+            raise
+        raise UsageError(message) from error
+
+
+def take_work_dir(cfg: Config, held: ExitStack) -> None:
+    """Own the work_dir until ``held`` is closed, and find what to resume from.
+
+    Raises:
+        UsageError: it is another process's, or it holds another run.
+    """
+    try:
+        if is_first_process():
+            hold(cfg.work_dir, held)
+        choose_checkpoint(cfg, speak=is_first_process())
+    except ValueError as error:
+        raise UsageError(error) from error
 
 
 def shipped_script(name: str) -> ModuleType:
@@ -182,6 +232,7 @@ def prepare(cfg: Config, name: str) -> None:
         hooks.append({"type": "mmpretrain.LabelCheckHook"})
     if name == "train":
         hooks.append({"type": "mmpretrain.FiniteLossHook"})
+        add_hooks(cfg, hooks)
     cfg.custom_hooks = hooks
     if has_accelerator():
         return
