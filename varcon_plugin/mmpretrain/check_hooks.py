@@ -51,7 +51,10 @@ class LabelCheckHook(Hook):
         Raises:
             ValueError: the first `MOST_ALONE` batches are of one class each.
         """
-        values = {name: float(value) for name, value in (outputs or {}).items()}
+        values = {
+            name: float(torch.as_tensor(value).detach())
+            for name, value in (outputs or {}).items()
+        }
         if values.get("confidence") != 1 or values.get("loss") != 0:
             self.learns = True
             return
