@@ -23,7 +23,7 @@ PRETRAINING = "configs/varcon_r18_digits.py"
 LINEAR = "configs/varcon_r18_digits_linear.py"
 MMPRETRAINS_OWN = Path(mmpretrain.__file__).parent / ".mim" / "tools" / "train.py"
 LIGHTLY = "lightly"
-SHORT = ("train_cfg.max_epochs=1", "train_dataloader.batch_size=1024")
+SHORT = ("train_cfg.max_epochs=1", "train_dataloader.batch_size=512")
 
 Command: TypeAlias = list[str]
 
