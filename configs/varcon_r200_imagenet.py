@@ -14,7 +14,6 @@ model = dict(
     backbone=dict(_delete_=True, type="TIMMEncoder", model_name="resnet200"),
     neck=dict(with_avg_pool=False),  # timm has pooled
 )
-sync_bn = "torch"
 train_dataloader = dict(batch_size=256)
 optim_wrapper = dict(optimizer=dict(lr=2.4))
 auto_scale_lr = dict(base_batch_size=2048)

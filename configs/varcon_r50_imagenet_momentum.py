@@ -6,12 +6,15 @@
 of varcon_r50_imagenet.py, 4.8 x 256 / 4,096. Three quarters of the images of such a
 batch have no classmate in it (77 % under random sampling), so references are kept from
 batch to batch and each image is compared with all 1,000 classes (docs/centroids.md).
-The momentum is ours. Not run at full scale by us.
+The momentum is ours. SyncBN as mmpretrain's SimCLR has it, for 64 views are few for
+BatchNorm. Not run at full scale by us.
 """
 
 _base_ = "varcon_r50_imagenet.py"
 
 model = dict(
+    backbone=dict(norm_cfg=dict(type="SyncBN")),
+    neck=dict(norm_cfg=dict(type="SyncBN")),
     head=dict(
         loss=dict(
             _delete_=True,

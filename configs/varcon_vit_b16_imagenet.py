@@ -55,3 +55,4 @@ param_scheduler = [
 train_cfg = dict(by_epoch=True, max_epochs=200)
 default_hooks = dict(checkpoint=dict(interval=10, max_keep_ckpts=3))
 auto_scale_lr = dict(base_batch_size=2048)
+env_cfg = dict(cudnn_benchmark=True)

@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from unittest.mock import patch
 
 import torch
-from torch import nn
+from torch import __future__, nn
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -153,6 +153,7 @@ class PretendGpu(TorchDispatchMode):
         for target, name, value in (
             (torch.cuda, "_lazy_init", lambda: None),
             (torch.cuda, "is_available", lambda: True),
+            (torch.cuda, "device_count", lambda: 1),
             (torch, "Generator", HostGenerator),
             (PretendGpu, "entered", self),
         ):
@@ -167,14 +168,13 @@ class PretendGpu(TorchDispatchMode):
         """A tensor or module, on the pretend GPU; modules in place. Not counted."""
         if not isinstance(value, nn.Module):
             return OnGpu(value.detach()).requires_grad_(value.requires_grad)
+        keep = __future__.get_overwrite_module_params_on_conversion()
+        __future__.set_overwrite_module_params_on_conversion(True)  # of another type
+        try:
+            value._apply(lambda x: OnGpu(x.detach()))  # as Module.to, overrides too
+        finally:
+            __future__.set_overwrite_module_params_on_conversion(keep)
         for module in value.modules():
-            for name, tensor in module._parameters.items():
-                if tensor is not None:
-                    there = nn.Parameter(OnGpu(tensor.detach()), tensor.requires_grad)
-                    module._parameters[name] = there
-            for name, tensor in module._buffers.items():
-                if tensor is not None:
-                    module._buffers[name] = OnGpu(tensor)
             if hasattr(module, "_device"):  # mmengine's preprocessors keep it
                 module._device = GPU
         return value
@@ -234,6 +234,9 @@ class PretendGpu(TorchDispatchMode):
             self.syncs[name, caller()] += 1
         indices = args[1] if plain in ("index", "index_put") else []
         for index in indices:
+            if index is not None and not isinstance(index, OnGpu):
+                self.count_copy("to GPU", waits=True)  # torch allows it
+                tensors = [x for x in tensors if x is not index]
             if index is not None and index.dtype in (torch.bool, torch.uint8):
                 self.syncs["index by a mask", caller()] += 1
         if any(x.dim() and not isinstance(x, OnGpu) for x in tensors):
@@ -243,7 +246,8 @@ class PretendGpu(TorchDispatchMode):
 def traffic(plain, arguments, results):
     """Bytes that a kernel reads and writes."""
 
-    def size(tensors):
+    def size(values):
+        tensors = [x for x in values if isinstance(x, torch.Tensor)]
         return sum(x.numel() * x.element_size() for x in tensors)
 
     if plain in ("index", "index_select", "gather", "embedding"):  # picked rows alone

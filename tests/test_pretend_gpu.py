@@ -24,6 +24,7 @@ WAITS = {
     "mask": lambda x: x[x > 0],
     "nonzero": lambda x: x.nonzero(),
     "cpu": lambda x: x.cpu(),
+    "host index": lambda x: x[torch.tensor([1, 2])],
     "unique": lambda x: torch.unique(x),
     "upload": lambda x: torch.ones(3).to(x.device),
     "tensor": lambda x: x.new_tensor([1.0, 2.0]),

@@ -197,7 +197,7 @@ class MomentumCentroids(nn.Module):
             last = self.steps % self.accumulation_steps == 0
             if torch.compiler.is_compiling() or bool(last):  # on the host: no waiting
                 waiting = self.pending_sums, self.pending_counts
-                self._apply_table(*waiting, last.to(finite.device))
+                self._apply_table(*waiting, last.to(finite.device, non_blocking=True))
 
     def _apply_table(self, sums: Tensor, counts: Tensor, condition: Tensor) -> None:
         """Move with ``sums`` (C, D) and ``counts`` (C,) and empty them."""

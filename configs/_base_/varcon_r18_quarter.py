@@ -28,3 +28,4 @@ optim_wrapper = dict(
     optimizer=dict(type="SGD", lr=0.1, momentum=0.9, weight_decay=1e-4),
 )
 randomness = dict(seed=0)
+env_cfg = dict(cudnn_benchmark=True)

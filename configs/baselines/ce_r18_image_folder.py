@@ -26,4 +26,5 @@ default_hooks = dict(
     _delete_=True,
     logger=dict(type="LoggerHook", interval=20),
     checkpoint=dict(type="CheckpointHook", interval=8),
+    epoch_seed=dict(type="EpochSeedHook"),
 )

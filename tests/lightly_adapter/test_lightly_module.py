@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 from lightly.transforms import SimCLRTransform
-from lightly.utils.lars import LARS
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -11,6 +10,7 @@ import varcon_plugin
 import varcon_plugin.lightly
 from varcon_plugin.evaluation.knn import knn_accuracy
 from varcon_plugin.lightly import VarCon
+from varcon_plugin.training.lars import ForeachLARS
 
 # Saving again where the interrupted run saved, as the trainer does.
 SAME_FOLDER = "ignore:Checkpoint directory .* exists and is not empty:UserWarning"
@@ -119,7 +119,7 @@ def test_optimizer_is_lars_with_square_root_scaling(varcon, loader, fit):
     model = varcon(weight_decay=1e-3, warmup_epochs=0)
     trainer = fit(model, loader(), max_epochs=1)
     (optimizer,) = trainer.optimizers
-    assert isinstance(optimizer, LARS)
+    assert isinstance(optimizer, ForeachLARS)
     groups = {group["name"]: group for group in optimizer.param_groups}
     assert {g["initial_lr"] for g in groups.values()} == {0.075 * math.sqrt(16)}
     assert groups["varcon"]["weight_decay"] == 1e-3
@@ -130,6 +130,8 @@ def test_optimizer_is_lars_with_square_root_scaling(varcon, loader, fit):
     }
     for name in ("varcon_no_weight_decay", "online_classifier"):
         assert groups[name]["weight_decay"] == 0
+        assert groups[name]["lars_exclude"]
+    assert "lars_exclude" not in groups["varcon"]
     assert sum(len(g["params"]) for g in groups.values()) == len(names)
 
 

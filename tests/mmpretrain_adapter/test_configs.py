@@ -14,6 +14,7 @@ from varcon_plugin.mmpretrain.launch import prepare
 
 READERS = ("LoadImage", "LoadImageFromFile", "TwoCrops")
 RECIPES = sorted(path.name for path in (REPO / "configs").glob("*.py"))
+RESNETS = [n for n in RECIPES if re.fullmatch(r"varcon_r\d+_imagenet(?!.*linear).*", n)]
 BASELINES = sorted(
     f"baselines/{path.name}" for path in (REPO / "configs/baselines").glob("*.py")
 )
@@ -106,12 +107,18 @@ def test_workers_persist_only_where_there_are_some(name):
     assert loader.num_workers > 0 or not loader.get("persistent_workers", True)
 
 
-def test_imagenet_differs_from_simclr_in_the_head_the_batch_split_amp_and_pipeline():
+def test_imagenet_differs_from_simclr_in_head_batch_split_norm_speed_and_pipeline():
     ours = Config.fromfile(REPO / "configs" / "varcon_r50_imagenet.py")
     simclr = Config.fromfile(REPO / "tests" / "mmpretrain_adapter" / "simclr_r50.py")
+    assert ours.model.backbone.pop("norm_cfg") == {"type": "BN"}
+    assert simclr.model.backbone.pop("norm_cfg") == {"type": "SyncBN"}
+    assert ours.model.neck.pop("norm_cfg") == {"type": "BN1d"}
     for key in ("backbone", "neck"):
         assert ours.model[key] == simclr.model[key]
+    assert ours.optim_wrapper.optimizer.pop("type") == "ForeachLARS"
+    assert simclr.optim_wrapper.optimizer.pop("type") == "LARS"
     assert ours.optim_wrapper.optimizer == simclr.optim_wrapper.optimizer
+    assert ours.env_cfg.cudnn_benchmark
     assert ours.optim_wrapper.paramwise_cfg == simclr.optim_wrapper.paramwise_cfg
     assert ours.param_scheduler == simclr.param_scheduler
     steps = [step.type for step in ours.train_dataloader.dataset.pop("pipeline")]
@@ -119,6 +126,7 @@ def test_imagenet_differs_from_simclr_in_the_head_the_batch_split_amp_and_pipeli
     simclr.train_dataloader.dataset.pop("pipeline")
     assert ours.train_dataloader.dataset == simclr.train_dataloader.dataset
     assert ours.data_preprocessor.pop("type") == "BatchAugmentDataPreprocessor"
+    assert ours.data_preprocessor.pop("channels_last")
     simclr.data_preprocessor.pop("type")
     assert ours.data_preprocessor == simclr.data_preprocessor
     assert ours.train_cfg == simclr.train_cfg
@@ -181,3 +189,17 @@ def test_a_baseline_differs_from_its_recipe_in_the_loss_alone(name):
     images = torch.randn(8, heads[1].get("in_channels", 128), requires_grad=True)
     head.loss(images, torch.arange(8) % 4)["loss"].backward()
     assert images.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n for n in RECIPES if "imagenet" in n and "linear" not in n and "vit" not in n],
+)
+def test_batch_statistics_cross_gpus_where_a_gpu_holds_fewer_than_256_views(name):
+    cfg = Config.fromfile(REPO / "configs" / name)
+    views = 2 * cfg.train_dataloader.batch_size
+    norms = [cfg.model.neck.norm_cfg.type]
+    if "norm_cfg" in cfg.model.backbone:
+        norms.append(cfg.model.backbone.norm_cfg.type)
+    assert {norm == "SyncBN" for norm in norms} == {views < 256}
+    assert "sync_bn" not in cfg

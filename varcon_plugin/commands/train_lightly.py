@@ -273,8 +273,9 @@ def evaluate(
     )
     if bank is None or val is None:
         return None
-    labels = torch.tensor(datasets.bank_targets), torch.tensor(datasets.val_targets)
-    split = bank, labels[0], val, labels[1]
+    targets = (torch.tensor(x) for x in (datasets.bank_targets, datasets.val_targets))
+    bank_labels, val_labels = (labels.to(device) for labels in targets)
+    split = bank.to(device), bank_labels, val.to(device), val_labels
     k = min(args.knn_k, len(bank))
     knn = knn_accuracy(*split, ks=[k], temperatures=[args.knn_t])[k, args.knn_t]
     linear = linear_probe(*split, seed=args.seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -70,7 +69,7 @@ def cluster(
     if classes < 2:
         raise ValueError(f"clustering needs at least two classes, got {classes}")
     found = fcluster(ward(features), classes, criterion="maxclust")
-    return agreement(labels.numpy(), found)
+    return agreement(labels.cpu().numpy(), found)
 
 
 def agreement(labels: Any, clusters: Any) -> ClusteringResult:
@@ -105,5 +104,5 @@ def class_linkage(features: Tensor, labels: Tensor) -> tuple[Any, list[int]]:
     present, ids = torch.unique(labels, return_inverse=True)
     unit = F.normalize(features.double(), dim=1)
     means = unit.new_zeros(len(present), unit.shape[1]).index_add(0, ids, unit)
-    classes: list[int] = np.asarray(present).tolist()
+    classes: list[int] = present.tolist()
     return ward(means), classes

@@ -51,8 +51,8 @@ def nearest_neighbors(
     """The ``k`` nearest of ``train_features`` (or all of them, if fewer).
 
     Never more than ``chunk_size`` squared similarities exist at a time, and chunks of
-    training features are moved to the device of ``test_features`` one by one. Among
-    equal similarities at the k-th place the choice is arbitrary.
+    training features are moved to the device of ``test_features`` one by one, each
+    once. Among equal similarities at the k-th place the choice is arbitrary.
 
     Args:
         train_features: (M, D), of any length: they are normalised inside.
@@ -64,24 +64,24 @@ def nearest_neighbors(
     if k < 1 or chunk_size < 1:
         raise ValueError(f"k and chunk_size must be >= 1, got {k} and {chunk_size}")
     device = test_features.device
-    found = []
-    for queries in torch.split(test_features, chunk_size):
-        queries = F.normalize(queries.float(), dim=1)
-        best = Neighbors(
-            queries.new_empty(len(queries), 0),
-            torch.empty(len(queries), 0, dtype=torch.int64, device=device),
-        )
-        for keys, labels in zip(
-            torch.split(train_features, chunk_size),
-            torch.split(train_labels, chunk_size),
-            strict=True,
-        ):
-            keys = F.normalize(keys.to(device).float(), dim=1)
-            similarity, index = (queries @ keys.T).topk(min(k, len(keys)), dim=1)
-            chunk = Neighbors(similarity, labels.to(device, torch.int64)[index])
-            best = merge_neighbors([best, chunk], k)
-        found.append(best)
-    return Neighbors(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+    queries = [
+        F.normalize(part.float(), dim=1)
+        for part in torch.split(test_features, chunk_size)
+    ]
+    found: list[Neighbors | None] = [None] * len(queries)
+    for keys, labels in zip(
+        torch.split(train_features, chunk_size),
+        torch.split(train_labels, chunk_size),
+        strict=True,
+    ):
+        keys = F.normalize(keys.to(device).float(), dim=1)
+        labels = labels.to(device, torch.int64)
+        for i, query in enumerate(queries):
+            similarity, index = (query @ keys.T).topk(min(k, len(keys)), dim=1)
+            chunk, best = Neighbors(similarity, labels[index]), found[i]
+            found[i] = chunk if best is None else merge_neighbors([best, chunk], k)
+    parts = [part for part in found if part is not None]
+    return Neighbors(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 def merge_neighbors(parts: Sequence[Neighbors], k: int) -> Neighbors:

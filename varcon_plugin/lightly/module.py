@@ -11,7 +11,6 @@ from lightly.models.modules import SimCLRProjectionHead
 from lightly.models.utils import get_weight_decay_parameters
 from lightly.transforms import SimCLRTransform
 from lightly.utils.benchmarking import KNNClassifier, OnlineLinearClassifier
-from lightly.utils.lars import LARS
 from lightly.utils.scheduler import CosineWarmupScheduler
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -20,6 +19,7 @@ from torch import Tensor
 from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.training.lars import ForeachLARS
 from varcon_plugin.training.micro_batches import check_size, in_micro_batches
 
 __all__ = ["VarCon", "transform"]
@@ -36,8 +36,9 @@ class VarCon(LightningModule):
 
     Takes the constructor arguments, batches and two validation loaders (the k-NN bank,
     then the images to classify) of the SimCLR in lightly's ImageNet ResNet-50
-    benchmark, and trains with the same LARS and schedule. What is evaluated is the
-    output of the backbone; the projection head is for training alone.
+    benchmark, and trains with LARS on the same schedule, which here scales the rate
+    inside the momentum, as mmpretrain's does (`varcon_plugin.training.lars`). What is
+    evaluated is the output of the backbone; the projection head is for training alone.
 
     Args:
         batch_size_per_device: images, before views; the learning rate grows with the
@@ -221,18 +222,20 @@ class VarCon(LightningModule):
         )
         classifier = list(self.online_classifier.parameters())
         images = self.batch_size_per_device * self.trainer.world_size
-        optimizer = LARS(
+        optimizer = ForeachLARS(
             [
                 {"name": "varcon", "params": decayed},
                 {
                     "name": "varcon_no_weight_decay",
                     "params": undecayed,
                     "weight_decay": 0.0,
+                    "lars_exclude": True,
                 },
                 {
                     "name": "online_classifier",
                     "params": classifier,
                     "weight_decay": 0.0,
+                    "lars_exclude": True,
                 },
             ],
             lr=self.lr * math.sqrt(images),

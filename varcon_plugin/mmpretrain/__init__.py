@@ -3,7 +3,7 @@
 In a config: ``custom_imports = dict(imports=['varcon_plugin.mmpretrain'])``.
 """
 
-from mmpretrain.registry import MODELS
+from mmpretrain.registry import MODELS, OPTIMIZERS
 
 from varcon_plugin.loss import VarConLoss
 from varcon_plugin.mmpretrain.algorithm import VarCon
@@ -24,7 +24,11 @@ from varcon_plugin.mmpretrain.latent_classes_hook import LatentClassesHook
 from varcon_plugin.mmpretrain.samplers import ClassBalancedSampler
 from varcon_plugin.mmpretrain.self_supervised import VarConSSL, VarConSSLHead
 from varcon_plugin.mmpretrain.sharded_runner import ShardedRunner
-from varcon_plugin.mmpretrain.speed import BFloat16OptimWrapper, CompileHook
+from varcon_plugin.mmpretrain.speed import (
+    BFloat16OptimWrapper,
+    CompileHook,
+    PrefetchHook,
+)
 from varcon_plugin.mmpretrain.speedrun import SpeedrunNet
 from varcon_plugin.mmpretrain.stopping import ResumableEpochLoop, StopHook
 from varcon_plugin.mmpretrain.two_crops import LoadImage, TwoCrops
@@ -32,6 +36,7 @@ from varcon_plugin.momentum import MomentumCentroids
 from varcon_plugin.pseudo_labels import PseudoLabels
 from varcon_plugin.self_supervised import SelfSupervisedVarConLoss
 from varcon_plugin.training.baselines import MetricLearningLoss, PrototypeLoss
+from varcon_plugin.training.lars import ForeachLARS
 
 for module in (
     VarConLoss,
@@ -42,6 +47,7 @@ for module in (
     PrototypeLoss,
 ):
     MODELS.register_module(module=module)
+OPTIMIZERS.register_module(module=ForeachLARS)
 read_as_data()
 
 __all__ = [
@@ -55,6 +61,7 @@ __all__ = [
     "DurableCheckpointHook",
     "EpochSeedHook",
     "FiniteLossHook",
+    "ForeachLARS",
     "ImageFolder",
     "KNNHook",
     "LabelCheckHook",
@@ -63,6 +70,7 @@ __all__ = [
     "LossHead",
     "MetricLearningLoss",
     "MomentumCentroids",
+    "PrefetchHook",
     "PretrainedCheckHook",
     "PrototypeLoss",
     "PseudoLabels",

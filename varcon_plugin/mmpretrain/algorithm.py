@@ -71,7 +71,8 @@ class VarCon(BaseSelfSupervisor):
             ValueError: labels are missing, or a sample has several.
         """
         views = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        labels = batch_labels(data_samples).repeat(len(views))
+        labels = to_device(batch_labels(data_samples), views[0].device)
+        labels = labels.repeat(len(views))
         losses: dict[str, Tensor] = self.head.loss(self.embed(views), labels)
         return losses
 
@@ -94,6 +95,13 @@ class VarCon(BaseSelfSupervisor):
             for _, alike in groupby(views, key=lambda view: view.shape)
         ]
         return torch.cat(embeddings)
+
+
+def to_device(labels: Tensor, device: torch.device) -> Tensor:
+    """One copy, for which the host does not wait."""
+    if device.type == "cuda" and labels.device.type == "cpu":
+        labels = labels.pin_memory()
+    return labels.to(device, non_blocking=True)
 
 
 def batch_labels(data_samples: list[DataSample] | None) -> Tensor:

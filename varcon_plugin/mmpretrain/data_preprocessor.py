@@ -46,7 +46,7 @@ class BatchAugmentDataPreprocessor(SelfSupDataPreprocessor):
         self.augment = BatchAugment(mean=mean, std=std, **augment)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """The views as a list of (N, 3, H, W) float32, and the data samples.
+        """The views as a list of (N, 3, H, W) float32, and the samples, on the host.
 
         Args:
             data: a collated batch; ``inputs`` is (N, views, H, W, 3) uint8 in training.
@@ -66,8 +66,9 @@ class BatchAugmentDataPreprocessor(SelfSupDataPreprocessor):
                 f"{describe(inputs)}; views from MultiView are augmented already and "
                 "need data_preprocessor.type='SelfSupDataPreprocessor'"
             )
-        data = self.cast_data(data)
-        inputs = data["inputs"].flip(-1) if self._channel_conversion else data["inputs"]
+        inputs = self.cast_data(inputs)  # the samples stay: one copy each otherwise
+        if self._channel_conversion:
+            inputs = inputs.flip(-1)
         views = self.augment(inputs.unbind(dim=1))
         return {"inputs": views, "data_samples": data.get("data_samples")}
 

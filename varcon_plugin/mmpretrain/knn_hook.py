@@ -49,7 +49,8 @@ class KNNHook(Hook):
         k: number of neighbours.
         temperature: a neighbour votes with exp(cosine / temperature).
         batch_size: images for each rank at a time.
-        num_workers: processes that read images, for each rank.
+        num_workers: processes that read images, for each rank; None is as many as the
+            training loader has.
     """
 
     priority = "LOW"
@@ -63,7 +64,7 @@ class KNNHook(Hook):
         k: int = 20,
         temperature: float = 0.07,
         batch_size: int = 256,
-        num_workers: int = 0,
+        num_workers: int | None = None,
     ) -> None:
         if interval < 1:
             raise ValueError(f"interval must be >= 1, got {interval}")
@@ -92,6 +93,9 @@ class KNNHook(Hook):
             return
         model = unwrapped(runner)
         bgr = reads_bgr(runner.cfg) or flips(model.data_preprocessor)
+        workers = self.num_workers
+        if workers is None:
+            workers = runner.train_dataloader.num_workers
         encoder = MMEncoder(model, bgr)
         device = next(encoder.parameters()).device
         features = {}
@@ -102,7 +106,7 @@ class KNNHook(Hook):
                     encoder,
                     ImageDataset(images.items, transform),
                     batch_size=self.batch_size,
-                    workers=self.num_workers,
+                    workers=workers,
                     device=device,
                     title=f"k-NN {name}",
                 )

@@ -10,14 +10,15 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 from mmpretrain.registry import HOOKS, OPTIM_WRAPPERS
-from torch import nn
+from torch import Tensor, nn
 
 from varcon_plugin.mmpretrain.unwrap import unwrapped
 from varcon_plugin.training.precision import has_bfloat16
+from varcon_plugin.training.prefetch import CopyAhead
 
-__all__ = ["BFloat16OptimWrapper", "CompileHook"]
+__all__ = ["BFloat16OptimWrapper", "CompileHook", "PrefetchHook"]
 
 
 @HOOKS.register_module()
@@ -72,3 +73,30 @@ class BFloat16OptimWrapper(OptimWrapper):
         )
         with super().optim_context(model), autocast:
             yield
+
+
+@HOOKS.register_module()
+class PrefetchHook(Hook):
+    """Copies each batch to the GPU while the step before still runs there.
+
+    In runs counted in epochs, with the images in ``inputs``; elsewhere, and without a
+    GPU, it changes nothing. See `varcon_plugin.training.prefetch.CopyAhead`.
+    """
+
+    def before_train(self, runner: Runner) -> None:
+        """Put `CopyAhead` around the loader."""
+        device = next(unwrapped(runner).parameters()).device
+        loop = runner.train_loop
+        if device.type != "cpu" and isinstance(loop, EpochBasedTrainLoop):
+            loop.dataloader = CopyAhead(loop.dataloader, device, copy_inputs)
+
+
+def copy_inputs(
+    batch: dict[str, Any], device: torch.device
+) -> tuple[dict[str, Any], list[Tensor]]:
+    """The collated batch with ``inputs``, one tensor or several, on ``device``."""
+    inputs = batch["inputs"]
+    parts = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    there = [part.to(device, non_blocking=True) for part in parts]
+    moved = there[0] if isinstance(inputs, Tensor) else there
+    return {**batch, "inputs": moved}, there
