@@ -46,7 +46,7 @@ ARMS = {
 PIXELS = 16
 FEATURES, DIM = 128, 128
 MOMENTUM = 0.5  # two views an epoch: a quarter of the last epoch's reference is left
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-4
+LEARNING_RATE, WEIGHT_DECAY = 3e-4, 1e-4
 NEIGHBORS, KNN_TEMPERATURE = 20, 0.1
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's, two-sided, by seeds
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from varcon_plugin import VarConLoss
 from varcon_plugin.commands.benchmarks.loss import memory, reset_peak, seconds
 from varcon_plugin.commands.benchmarks.report import machine, row
+from varcon_plugin.commands.messages import fail
 from varcon_plugin.training.micro_batches import in_micro_batches
 
 SIZES = (128, 64, 32, 16, 8)
@@ -87,7 +88,7 @@ def in_own_process(*arguments: Any) -> Record:
     command = [sys.executable, "-m", __name__, "--measure", json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"benchmark_micro_batches.py: {arguments}: {done.stderr.strip()}")
+        fail(f"{arguments}: {done.stderr.strip()}")
     record: Record = json.loads(done.stdout.splitlines()[-1])
     return record
 
