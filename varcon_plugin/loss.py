@@ -161,21 +161,35 @@ class VarConLoss(nn.Module):
         self._observers[handle.id] = disable(observer)
         return handle
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        reference_embeddings: Tensor | None = None,
+    ) -> Tensor:
         """The loss: a scalar, or (N,) with ``reduction="none"``.
 
         Args:
             embeddings: (N, D), floating; all views of all images of this rank.
             labels: (N,), integer class ids, in the order of ``embeddings``.
+            reference_embeddings: (N, D), what stands for each row in its class
+                reference, such as another encoder's embedding of the same image
+                (ours). None: the embeddings themselves.
 
         Raises:
             TypeError: an argument is not a tensor or of the wrong dtype.
             ValueError: shapes are wrong, lengths differ, or the batch is empty.
             RuntimeError: another rank's arguments are wrong.
         """
-        return self.forward_components(embeddings, labels).loss
+        terms = self.forward_components(embeddings, labels, reference_embeddings)
+        return terms.loss
 
-    def forward_components(self, embeddings: Tensor, labels: Tensor) -> VarConTerms:
+    def forward_components(
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        reference_embeddings: Tensor | None = None,
+    ) -> VarConTerms:
         """The loss as `forward` returns it, with this rank's per-sample terms.
 
         Only ``loss`` carries a gradient; kl, nll, confidence and tau2 are (N,),
@@ -187,7 +201,7 @@ class VarConLoss(nn.Module):
             labels,
             self.centroids.num_classes,
             getattr(self.centroids, "dim", None),
-        )
+        ) or reference_error(embeddings, reference_embeddings)
         sizes: list[int] = []
         dtype = torch.float32
         if group is not None and not torch.compiler.is_compiling():
@@ -203,7 +217,10 @@ class VarConLoss(nn.Module):
             dtype = torch.promote_types(embeddings.dtype, dtype)
             unit = normalize(embeddings.to(dtype))
             labels = labels.to(embeddings.device, torch.int64)
-            references = self.centroids(unit, labels, group, sizes)
+            averaged = unit
+            if reference_embeddings is not None:
+                averaged = normalize(reference_embeddings.to(unit))
+            references = self.centroids(averaged, labels, group, sizes)
             settings = {"temperature": self.temperature, "epsilon": self.epsilon}
             if references.spread is None:
                 terms = fused_varcon_terms(
@@ -281,6 +298,21 @@ class VarConLoss(nn.Module):
 def detached(value: Tensor | None) -> Any:
     """``value`` without a graph; None for None."""
     return None if value is None else value.detach()
+
+
+def reference_error(embeddings: Tensor, references: Any) -> Exception | None:
+    """What is wrong with ``reference_embeddings``, as the exception to raise."""
+    if references is None:
+        return None
+    if not isinstance(references, Tensor) or not references.is_floating_point():
+        kind = getattr(references, "dtype", type(references).__name__)
+        return TypeError(f"reference_embeddings must be a floating tensor, got {kind}")
+    if references.shape != embeddings.shape:
+        return ValueError(
+            "reference_embeddings must have the shape of embeddings, "
+            f"{tuple(embeddings.shape)}, got {tuple(references.shape)}"
+        )
+    return None
 
 
 def argument_error(

@@ -5,6 +5,7 @@ import torch
 from lightly.transforms import SimCLRTransform
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader
 
 import varcon_plugin
 import varcon_plugin.lightly
@@ -247,3 +248,23 @@ def test_a_checkpoint_rebuilds_the_module(varcon, loaders, fit, tmp_path):
     loaded = VarCon.load_from_checkpoint(path, weights_only=True).eval()
     images = torch.randn(4, 3, 32, 32)
     assert torch.equal(loaded(images), model.eval()(images))
+
+
+def test_references_of_a_slow_encoder_and_small_views(varcon, fit, loader):
+    model = varcon(ema_decay=0.5, centroid_momentum=0.9)
+    data = loader(views=2)
+    mixed = [
+        ([*views, *torch.randn(3, 16, 3, 16, 16)], targets, names)
+        for views, targets, names in data
+    ]
+    fit(model, DataLoader(mixed, batch_size=None), max_epochs=1)
+    assert int(model.ema.n_averaged) == len(mixed)
+    slow = model.ema.module[0].state_dict()
+    fast = model.backbone.state_dict()
+    moved = [n for n in fast if not torch.equal(slow[n], fast[n])]
+    assert moved
+    assert model.criterion.centroids.counts.sum() == 5 * 16 * len(mixed)
+    optimised = {
+        p for g in model.trainer.optimizers[0].param_groups for p in g["params"]
+    }
+    assert optimised.isdisjoint(model.ema.parameters())

@@ -58,6 +58,44 @@ def test_a_single_tensor_is_a_single_view(model, views):
     assert torch.equal(one["loss"], listed["loss"])
 
 
+@pytest.mark.parametrize("micro_batch_size", [None, 4])
+def test_references_of_a_slow_encoder_stand_for_small_views_too(
+    model, views, micro_batch_size
+):
+    config = {"type": "VarCon", "backbone": model.backbone, "neck": model.neck}
+    head = {"type": "VarConHead", "loss": {"type": "VarConLoss"}}
+    model = MODELS.build(
+        {**config, "head": head, "ema_decay": 0.5, "micro_batch_size": micro_batch_size}
+    )
+    for module in model.modules():
+        module.training = not isinstance(module, torch.nn.BatchNorm2d)
+    labels = [0, 1, 2, 0, 1, 2]
+    model(views, samples(labels), mode="loss")
+    with torch.no_grad():
+        model.backbone.conv1.weight += 0.1
+    small = [torch.randn(IMAGES, 3, 8, 8) for _ in range(2)]
+    losses = model([*views[:2], *small], samples(labels), mode="loss")
+
+    def embed(encoder, views):
+        return torch.cat([encoder(view)[0] for view in views])
+
+    own = embed(lambda v: model.neck(model.backbone(v)), [*views[:2], *small])
+    slow = embed(model.ema, [*views[:2], *views[:2]])
+    assert not torch.equal(own[: 2 * IMAGES], slow[: 2 * IMAGES])
+    expected = VarConLoss()(own, torch.tensor(labels * 4), slow)
+    torch.testing.assert_close(losses["loss"], expected)
+    losses["loss"].backward()
+    assert all(p.grad is None for p in model.ema.parameters())
+
+
+def test_a_slow_encoder_needs_class_references(model):
+    head = {"type": "ClassifierHead", "num_classes": 3, "in_channels": 8}
+    with pytest.raises(ValueError, match="ema_decay makes class references"):
+        MODELS.build(
+            {"type": "VarCon", "backbone": model.backbone, "head": head, "ema_decay": 0}
+        )
+
+
 def test_extract_feat_returns_the_backbone_output(model, views):
     (features,) = model.extract_feat(views[0])
     assert torch.equal(features, model.backbone(views[0])[0])

@@ -187,6 +187,26 @@ def test_images_in_memory_are_cropped_too():
     assert np.array_equal(views[0].numpy(), image)
 
 
+def test_small_views_reach_the_model_in_their_own_size(folder):
+    crops = {"num_views": 1, "small_views": 2, "small_scale": 16}
+    dataset = DATASETS.build(dataset_config(folder, **crops))
+    batch = default_collate([dataset[0], dataset[1]])
+    preprocessor = MODELS.build(
+        {
+            "type": "BatchAugmentDataPreprocessor",
+            "mean": [0.0] * 3,
+            "std": [1.0] * 3,
+            **OFF,
+        }
+    )
+    views = preprocessor(batch, training=True)["inputs"]
+    assert [tuple(v.shape) for v in views] == [(2, 3, 32, 32), *[(2, 3, 16, 16)] * 2]
+    large, small = batch["inputs"]
+    expected = [large[:, 0], small[:, 0], small[:, 1]]
+    for view, pixels in zip(views, expected, strict=True):
+        torch.testing.assert_close(view, pixels.flip(-1).permute(0, 3, 1, 2).float())
+
+
 def test_labels_and_views_stay_together(folder, tmp_path):
     (views, labels), *_ = train(folder, tmp_path, epochs=1, workers=0)
     assert views.shape == (2, 4, 3, 32, 32)

@@ -187,3 +187,21 @@ def test_paths_bytes_pillow_and_tensors_give_the_same(tmp_path):
 def test_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         TwoCrops(**arguments)
+
+
+def test_small_crops_come_last_and_see_less():
+    ramp = torch.arange(100, dtype=torch.uint8).repeat(3, 100, 1)
+    crops = TwoCrops(
+        40, scale=(0.9, 1), small_views=3, small_size=(10, 20), small_scale=(0.1, 0.1)
+    )
+    random.seed(0)
+    views = crops(ramp)
+    assert [tuple(view.shape[:2]) for view in views] == [(40, 40)] * 2 + [(10, 20)] * 3
+    spread = [int(view.max()) - int(view.min()) for view in views]
+    assert max(spread[2:]) < 45 < 80 < min(spread[:2])
+    with pytest.raises(ValueError, match="small_views must be >= 0, got -1"):
+        TwoCrops(small_views=-1)
+    with pytest.raises(ValueError, match="small_size must be >= 1, got 0"):
+        TwoCrops(small_size=0)
+    with pytest.raises(ValueError, match="small_scale must be"):
+        TwoCrops(small_scale=(0.4, 0.1))

@@ -52,23 +52,35 @@ class VarConLoss(varcon_plugin.loss.VarConLoss):
         )
         self._warned_local = False
 
-    def forward(self, *views: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        *views: Tensor,
+        labels: Tensor | None = None,
+        reference_embeddings: Tensor | None = None,
+    ) -> Tensor:
         """The loss: a scalar, or (views * N,) with ``reduction="none"``.
 
         Args:
             views: (N, D) each, one or more, then ``labels`` unless given by name. With
                 a single view (M, D), which may hold several, ``labels`` is (M,).
             labels: (N,), integer class ids, one for each image.
+            reference_embeddings: (views * N, D), as in the core's loss.
 
         Raises:
             TypeError: an argument is not a tensor or of the wrong dtype.
             ValueError: labels are missing or not last, or shapes differ.
             RuntimeError: another rank's arguments are wrong.
         """
-        return self.forward_components(*views, labels=labels).loss
+        terms = self.forward_components(
+            *views, labels=labels, reference_embeddings=reference_embeddings
+        )
+        return terms.loss
 
     def forward_components(
-        self, *views: Tensor, labels: Tensor | None = None
+        self,
+        *views: Tensor,
+        labels: Tensor | None = None,
+        reference_embeddings: Tensor | None = None,
     ) -> VarConTerms:
         """The loss as `forward` returns it, with this rank's per-sample terms.
 
@@ -80,7 +92,7 @@ class VarConLoss(varcon_plugin.loss.VarConLoss):
         self._warn_if_local()
         embeddings, labels = arguments[:-1], arguments[-1]
         return super().forward_components(
-            torch.cat(embeddings), labels.repeat(len(embeddings))
+            torch.cat(embeddings), labels.repeat(len(embeddings)), reference_embeddings
         )
 
     def _reject(self, error: Exception | None, arguments: tuple[Tensor, ...]) -> None:

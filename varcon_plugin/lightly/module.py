@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.models.utils import get_weight_decay_parameters
 from lightly.transforms import SimCLRTransform
@@ -14,13 +15,15 @@ from lightly.utils.benchmarking import KNNClassifier, OnlineLinearClassifier
 from lightly.utils.scheduler import CosineWarmupScheduler
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.loss import VarConLoss
 from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.training.ema import EmaEncoder
 from varcon_plugin.training.lars import ForeachLARS
 from varcon_plugin.training.micro_batches import check_size, in_micro_batches
+from varcon_plugin.training.views import repeat_rows
 
 __all__ = ["VarCon", "transform"]
 
@@ -61,6 +64,10 @@ class VarCon(LightningModule):
             class means of each batch, as published.
         shard_centroids: spread the bank of ``centroid_momentum`` over the ranks; for
             checkpoints train with `varcon_plugin.lightly.ShardedBankStrategy`.
+        ema_decay: class references come from the embeddings of a moving average of
+            backbone and projection head with this decay (`EmaEncoder`), which sees the
+            views of the first size; of an image, they stand for its smaller views too.
+            None: from those of the encoder itself.
         micro_batch_size: views that backbone and projection head see at a time, >= 1: a
             batch that does not fit the device, with the gradient of the whole batch
             (`varcon_plugin.training.micro_batches.MicroBatches`). None is all.
@@ -85,6 +92,7 @@ class VarCon(LightningModule):
         leave_one_out: bool = False,
         centroid_momentum: float | None = None,
         shard_centroids: bool = False,
+        ema_decay: float | None = None,
         micro_batch_size: int | None = None,
         lr: float = 0.075,
         weight_decay: float = 1e-6,
@@ -105,6 +113,9 @@ class VarCon(LightningModule):
         )
         features = feature_dim(self.backbone)
         self.projection_head = SimCLRProjectionHead(features, features, EMBEDDING_DIM)
+        self.ema: EmaEncoder | None = None
+        if ema_decay is not None:
+            self.ema = EmaEncoder(self._encoder(), ema_decay)
         if shard_centroids and centroid_momentum is None:
             raise ValueError("shard_centroids=True needs a centroid_momentum, got None")
         self._create_criterion = partial(
@@ -148,6 +159,21 @@ class VarCon(LightningModule):
         features = self(images)
         return features, self.projection_head(features)
 
+    def _encoder(self) -> nn.Module:
+        """Images to embeddings, in a module that is not part of this one."""
+        return nn.Sequential(self.backbone, nn.Flatten(), self.projection_head)
+
+    @torch.no_grad()
+    def _references(self, views: Sequence[Tensor], rows: int) -> Tensor:
+        """Embeddings of the average encoder for the rows of all views."""
+        assert self.ema is not None
+        self.ema.follow(self._encoder())
+        large = [view for view in views if view.shape == views[0].shape]
+        embeddings = in_micro_batches(
+            self.ema, large, self.micro_batch_size, [self.ema]
+        )
+        return repeat_rows(embeddings, rows)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of the views, plus that of the online classifier beside them."""
         views, targets = batch[0], batch[1]
@@ -159,7 +185,10 @@ class VarCon(LightningModule):
             [self.backbone, self.projection_head],
         )
         assert self.criterion is not None
-        terms = self.criterion.forward_components(z, labels)
+        references = None if self.ema is None else self._references(views, len(z))
+        terms = self.criterion.forward_components(
+            z, labels, reference_embeddings=references
+        )
         class_loss, class_log = self.online_classifier.training_step(
             (features.detach(), labels), batch_idx
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -11,7 +10,10 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
+from varcon_plugin.mmpretrain.head import VarConHead
+from varcon_plugin.training.ema import EmaEncoder
 from varcon_plugin.training.micro_batches import check_size, in_micro_batches
+from varcon_plugin.training.views import repeat_rows
 
 __all__ = ["VarCon"]
 
@@ -29,6 +31,10 @@ class VarCon(BaseSelfSupervisor):
     Args:
         channels_last: keep images and the backbone's convolutions in that memory
             layout, which cuDNN's and oneDNN's convolutions are fastest in.
+        ema_decay: class references come from the embeddings of a moving average of
+            backbone and neck with this decay (`EmaEncoder`), which sees the views of
+            the first size; of an image, they stand for its smaller views too. None:
+            from those of the encoder itself. Needs `VarConHead`.
         micro_batch_size: views that backbone and neck see at a time, >= 1: a batch that
             does not fit the device, with the gradient of the whole batch
             (`varcon_plugin.training.micro_batches.MicroBatches`). None is all.
@@ -39,9 +45,18 @@ class VarCon(BaseSelfSupervisor):
         *args: Any,
         channels_last: bool = True,
         micro_batch_size: int | None = None,
+        ema_decay: float | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.ema: EmaEncoder | None = None
+        if ema_decay is not None:
+            if not isinstance(self.head, VarConHead):
+                raise ValueError(
+                    "ema_decay makes class references, for head.type='VarConHead'; got "
+                    f"{type(self.head).__name__}"
+                )
+            self.ema = EmaEncoder(self.encoder, ema_decay)
         check_size(micro_batch_size)
         self.micro_batch_size = micro_batch_size
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -73,8 +88,29 @@ class VarCon(BaseSelfSupervisor):
         views = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         labels = to_device(batch_labels(data_samples), views[0].device)
         labels = labels.repeat(len(views))
-        losses: dict[str, Tensor] = self.head.loss(self.embed(views), labels)
+        embeddings = self.embed(views)
+        references = {}
+        if self.ema is not None:
+            references["reference_embeddings"] = self._references(views)
+        losses: dict[str, Tensor] = self.head.loss(embeddings, labels, **references)
         return losses
+
+    @torch.no_grad()
+    def _references(self, views: list[Tensor]) -> Tensor:
+        """Embeddings of the average encoder for the rows of all views."""
+        assert self.ema is not None
+        ema = self.ema
+        if self.training:
+            ema.follow(self.encoder)
+        large = [
+            view.contiguous(memory_format=self.layout)
+            for view in views
+            if view.shape == views[0].shape
+        ]
+        embeddings: Tensor = in_micro_batches(
+            lambda images: ema(images)[-1], large, self.micro_batch_size, [ema]
+        )
+        return repeat_rows(embeddings, len(views) * len(views[0]))
 
     @property
     def encoder(self) -> nn.Sequential:
@@ -85,16 +121,13 @@ class VarCon(BaseSelfSupervisor):
     def embed(self, views: list[Tensor]) -> Tensor:
         """Embeddings (V * B, D) of views (B, C, H, W), all of view 0 first."""
         encoder = self.encoder
-        embeddings = [
-            in_micro_batches(
-                lambda images: encoder(images)[-1],
-                [view.contiguous(memory_format=self.layout) for view in alike],
-                self.micro_batch_size,
-                [*encoder],
-            )
-            for _, alike in groupby(views, key=lambda view: view.shape)
-        ]
-        return torch.cat(embeddings)
+        embeddings: Tensor = in_micro_batches(
+            lambda images: encoder(images)[-1],
+            [view.contiguous(memory_format=self.layout) for view in views],
+            self.micro_batch_size,
+            [*encoder],
+        )
+        return embeddings
 
 
 def to_device(labels: Tensor, device: torch.device) -> Tensor:

@@ -49,7 +49,8 @@ class BatchAugmentDataPreprocessor(SelfSupDataPreprocessor):
         """The views as a list of (N, 3, H, W) float32, and the samples, on the host.
 
         Args:
-            data: a collated batch; ``inputs`` is (N, views, H, W, 3) uint8 in training.
+            data: a collated batch; ``inputs`` is (N, views, H, W, 3) uint8 in training,
+                or several of them, views of one size each.
             training: augment; otherwise convert and normalise only.
 
         Raises:
@@ -59,17 +60,19 @@ class BatchAugmentDataPreprocessor(SelfSupDataPreprocessor):
             processed: dict[str, Any] = super().forward(data, training)
             return processed
         inputs = data["inputs"]
-        if not (isinstance(inputs, Tensor) and inputs.ndim == 5):
+        sizes = [inputs] if isinstance(inputs, Tensor) else inputs
+        if any(not isinstance(part, Tensor) or part.ndim != 5 for part in sizes):
             raise ValueError(
                 "inputs must be (N, views, H, W, 3), as the pipeline "
                 "[TwoCrops, PackInputs] and default_collate yield it, got "
                 f"{describe(inputs)}; views from MultiView are augmented already and "
                 "need data_preprocessor.type='SelfSupDataPreprocessor'"
             )
-        inputs = self.cast_data(inputs)  # the samples stay: one copy each otherwise
+        # the samples stay: one copy each otherwise
+        sizes = [self.cast_data(part) for part in sizes]
         if self._channel_conversion:
-            inputs = inputs.flip(-1)
-        views = self.augment(inputs.unbind(dim=1))
+            sizes = [part.flip(-1) for part in sizes]
+        views = self.augment([view for part in sizes for view in part.unbind(dim=1)])
         return {"inputs": views, "data_samples": data.get("data_samples")}
 
 

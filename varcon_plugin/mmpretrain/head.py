@@ -38,19 +38,26 @@ class VarConHead(BaseModule):
         self.loss_module = MODELS.build(loss)
         self.loss_weight = loss_weight
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> VarConTerms:
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, *references: Tensor
+    ) -> VarConTerms:
         """The loss and the per-sample terms; where observers put their forward hook."""
-        terms: VarConTerms = self.loss_module.forward_components(embeddings, labels)
+        terms: VarConTerms = self.loss_module.forward_components(
+            embeddings, labels, *references
+        )
         return terms
 
-    def loss(self, embeddings: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def loss(
+        self, embeddings: Tensor, labels: Tensor, *references: Tensor
+    ) -> dict[str, Tensor]:
         """What mmengine optimises (``loss``) and logs (the means over this rank).
 
         Args:
             embeddings: (N, D), from the neck; normalised by the loss.
             labels: (N,), integer class ids.
+            references: the loss's ``reference_embeddings``, or nothing.
         """
-        terms = self(embeddings, labels)
+        terms = self(embeddings, labels, *references)
         logged = {name: getattr(terms, name).mean() for name in LOGGED}
         return {"loss": self.loss_weight * terms.loss, **logged}
 

@@ -84,8 +84,9 @@ class TwoCrops(BaseTransform):
     """Decode ``img_path`` and take random resized crops; in place of ``MultiView``.
 
     Leaves ``img`` as (views, H, W, 3) uint8 in mmcv's channel order, BGR, for
-    `BatchAugmentDataPreprocessor`. An ``img`` that the dataset holds in memory is
-    cropped instead. Arguments are named as in mmpretrain's ``RandomResizedCrop``.
+    `BatchAugmentDataPreprocessor`; with small views a list of that and of theirs. An
+    ``img`` that the dataset holds in memory is cropped instead. Arguments are named as
+    in mmpretrain's ``RandomResizedCrop``.
 
     A damaged file is logged and becomes None, for which mmengine's datasets draw
     another image.
@@ -95,6 +96,9 @@ class TwoCrops(BaseTransform):
         crop_ratio_range: smallest and largest share of the image's area.
         aspect_ratio_range: smallest and largest width / height.
         num_views: crops an image.
+        small_views: smaller crops beside them (multi-crop).
+        small_scale: as ``scale``, of those.
+        small_crop_ratio_range: as ``crop_ratio_range``, of those.
         max_corrupt: how many different files may be damaged, on each rank, before it
             is an error.
         backend_args: where the files are, for mmengine's file client.
@@ -108,6 +112,9 @@ class TwoCrops(BaseTransform):
         crop_ratio_range: tuple[float, float] = (0.08, 1.0),
         aspect_ratio_range: tuple[float, float] = (3 / 4, 4 / 3),
         num_views: int = 2,
+        small_views: int = 0,
+        small_scale: int | tuple[int, int] = 96,
+        small_crop_ratio_range: tuple[float, float] = (0.05, 0.4),
         max_corrupt: int = 100,
         backend_args: dict[str, Any] | None = None,
         keep: bool = False,
@@ -117,6 +124,9 @@ class TwoCrops(BaseTransform):
             scale=crop_ratio_range,
             ratio=aspect_ratio_range,
             num_views=num_views,
+            small_views=small_views,
+            small_size=small_scale,
+            small_scale=small_crop_ratio_range,
             order="BGR",
         )
         self.corrupt = CorruptImages(max_corrupt)
@@ -139,12 +149,18 @@ class TwoCrops(BaseTransform):
                 image = torch.as_tensor(results["img"]).permute(2, 0, 1)
             else:
                 image = self._read(results["img_path"])
-            results["img"] = torch.stack(self.crops(image))
+            results["img"] = self._views(image)
         except CorruptImageError as error:
             log_once(self.corrupt, error)
             return None
         results["img_shape"] = self.crops.size
         return results
+
+    def _views(self, image: Tensor) -> Tensor | list[Tensor]:
+        views, large = self.crops(image), self.crops.num_views
+        if len(views) == large:
+            return torch.stack(views)
+        return [torch.stack(views[:large]), torch.stack(views[large:])]
 
     def _read(self, path: str) -> Tensor:
         if self.kept is not None and path in self.kept:
@@ -159,5 +175,6 @@ class TwoCrops(BaseTransform):
             f"{type(self).__name__}(scale={self.crops.size}, "
             f"crop_ratio_range={self.crops.scale}, "
             f"aspect_ratio_range={self.crops.ratio}, "
-            f"num_views={self.crops.num_views}, max_corrupt={self.corrupt.limit})"
+            f"num_views={self.crops.num_views}, "
+            f"small_views={self.crops.small_views}, max_corrupt={self.corrupt.limit})"
         )

@@ -14,6 +14,7 @@ from varcon_plugin.training.augment_plan import (
     make_plans,
     upload,
 )
+from varcon_plugin.training.rand_augment import MAX_MAGNITUDE, Policy
 from varcon_plugin.training.seeding import mix_seeds
 
 __all__ = ["AugmentParameters", "BatchAugment", "apply_augment"]
@@ -49,6 +50,11 @@ class BatchAugment(nn.Module):
         grayscale_prob: probability of grayscale.
         blur_prob: probability of the Gaussian blur.
         blur_sigma: lowest and highest sigma, in pixels, drawn uniformly.
+        solarize_prob: probability of inverting the pixels from 128 on, as in BYOL
+            (https://arxiv.org/abs/2006.07733), though here before the colours.
+        rand_augment: number of operations an image and their magnitude in [0, 30], of
+            RandAugment (https://arxiv.org/abs/1909.13719), before all others. None:
+            none.
         mean: of R, G, B in [0, 255]; None to leave the values in [0, 255].
         std: of R, G, B in [0, 255].
         channels_last: memory layout of the result.
@@ -69,6 +75,8 @@ class BatchAugment(nn.Module):
         grayscale_prob: float = 0.2,
         blur_prob: float = 0.5,
         blur_sigma: tuple[float, float] = (0.1, 2.0),
+        solarize_prob: float = 0.0,
+        rand_augment: tuple[int, int] | None = None,
         mean: Sequence[float] | None = IMAGENET_MEAN,
         std: Sequence[float] | None = IMAGENET_STD,
         channels_last: bool = False,
@@ -80,7 +88,8 @@ class BatchAugment(nn.Module):
             "grayscale_prob": grayscale_prob,
             "blur_prob": blur_prob,
         }
-        for name, value in self.probabilities.items():
+        chances = {**self.probabilities, "solarize_prob": solarize_prob}
+        for name, value in chances.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {value}")
         strengths = {
@@ -97,6 +106,14 @@ class BatchAugment(nn.Module):
             raise ValueError(
                 f"blur_sigma must be (low, high) with 0 < low <= high, got {blur_sigma}"
             )
+        if rand_augment is not None:
+            number, magnitude = rand_augment
+            if number < 1 or not 0 <= magnitude <= MAX_MAGNITUDE:
+                raise ValueError(
+                    "rand_augment must be (operations >= 1, magnitude in [0, "
+                    f"{MAX_MAGNITUDE}]), got {rand_augment}"
+                )
+        self.solarize_prob, self.rand_augment = solarize_prob, rand_augment
         if (mean is None) != (std is None):
             raise ValueError(f"give both mean and std or neither, got {mean} and {std}")
         self.ranges = [
@@ -158,13 +175,19 @@ class BatchAugment(nn.Module):
         )
         limit = CHUNK.get(images.device.type, DEFAULT_CHUNK)
         chunk = max(1, limit // (images.shape[2] * images.shape[3]))
+        policy = None
+        if self.rand_augment or self.solarize_prob:
+            policy = Policy.draw(
+                len(images), self.solarize_prob, self.rand_augment, generator
+            )
         plans = make_plans(parameters, chunk, self.mean, self.std)
         plans = upload(plans, images.device, working_dtype(images.device))
         starts = range(0, len(images), chunk)
         with torch.autocast(images.device.type, enabled=False):
             for start, plan in zip(starts, plans, strict=True):
                 rows = slice(start, start + chunk)
-                augmented[rows] = apply_plan(images[rows], plan)
+                part = images[rows] if policy is None else policy.apply(images, rows)
+                augmented[rows] = apply_plan(part, plan)
         return augmented
 
     def _next_seed(self) -> int:

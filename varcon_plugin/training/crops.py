@@ -79,6 +79,10 @@ class TwoCrops:
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest width / height.
         num_views: crops an image.
+        small_views: smaller crops beside them, as in SwAV's multi-crop
+            (https://arxiv.org/abs/2006.09882).
+        small_size: as ``size``, of those.
+        small_scale: as ``scale``, of those.
         order: channel order of the crops; ``"RGB"`` is what `BatchAugment` takes.
 
     Raises:
@@ -92,31 +96,38 @@ class TwoCrops:
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         num_views: int = 2,
+        small_views: int = 0,
+        small_size: int | tuple[int, int] = 96,
+        small_scale: tuple[float, float] = (0.05, 0.4),
         order: ChannelOrder = "RGB",
     ) -> None:
-        self.size = (size, size) if isinstance(size, int) else (size[0], size[1])
-        if min(self.size) < 1:
-            raise ValueError(f"size must be >= 1, got {size}")
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError(
-                f"scale must be (low, high) with 0 < low <= high <= 1, got {scale}"
-            )
+        self.size = pair("size", size)
+        self.small_size = pair("small_size", small_size)
+        for name, (low, high) in (("scale", scale), ("small_scale", small_scale)):
+            if not 0 < low <= high <= 1:
+                raise ValueError(
+                    f"{name} must be (low, high) with 0 < low <= high <= 1, got "
+                    f"{(low, high)}"
+                )
         if not 0 < ratio[0] <= ratio[1]:
             raise ValueError(
                 f"ratio must be (low, high) with 0 < low <= high, got {ratio}"
             )
         if num_views < 1:
             raise ValueError(f"num_views must be >= 1, got {num_views}")
+        if small_views < 0:
+            raise ValueError(f"small_views must be >= 0, got {small_views}")
         if order not in ("RGB", "BGR"):
             raise ValueError(f'order must be "RGB" or "BGR", got {order!r}')
         self.scale, self.ratio = scale, ratio
-        self.num_views, self.order = num_views, order
+        self.small_scale = small_scale
+        self.num_views, self.small_views, self.order = num_views, small_views, order
         self.worker_seed = WorkerSeed()
 
     def __call__(
         self, image: str | Path | bytes | Image.Image | Tensor
     ) -> list[Tensor]:
-        """Crops of a file, of its bytes, or of a decoded image.
+        """Crops of a file, of its bytes, or of a decoded image; the small ones last.
 
         Args:
             image: a tensor is (3, H, W) uint8, in that ``order``.
@@ -134,9 +145,19 @@ class TwoCrops:
         else:
             pixels = read_image(image, self.order)
         height, width = pixels.shape[1:]
-        boxes = (
-            crop_box(height, width, self.scale, self.ratio)
-            for _ in range(self.num_views)
-        )
-        crops = (resized_crop(pixels, box, self.size) for box in boxes)
-        return [crop.permute(1, 2, 0) for crop in crops]
+        kinds = [(self.scale, self.size)] * self.num_views
+        kinds += [(self.small_scale, self.small_size)] * self.small_views
+        return [
+            resized_crop(
+                pixels, crop_box(height, width, scale, self.ratio), size
+            ).permute(1, 2, 0)
+            for scale, size in kinds
+        ]
+
+
+def pair(name: str, size: int | tuple[int, int]) -> tuple[int, int]:
+    """Height and width, each >= 1."""
+    both = (size, size) if isinstance(size, int) else (size[0], size[1])
+    if min(both) < 1:
+        raise ValueError(f"{name} must be >= 1, got {size}")
+    return both

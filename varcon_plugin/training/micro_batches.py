@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from varcon_plugin.training.views import by_size
+
 __all__ = ["MicroBatches", "in_micro_batches"]
 
 Outputs = TypeVar("Outputs", Tensor, tuple[Tensor, ...])
@@ -79,13 +81,14 @@ def in_micro_batches(
         function: from (N, ...) to (N, D), or to several of those.
         inputs: (N, ...), or several of them, such as views: the outputs are those of
             their concatenation, which is then never made.
-        size: rows of a micro-batch, >= 1; None takes all at once.
+        size: rows of a micro-batch, >= 1; None takes all at once, or all of one size
+            of image.
         modules: those that ``function`` runs, whose buffers it may write to.
     """
     check_size(size)
     parts = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     if size is None:
-        return function(torch.cat(parts))
+        return joined([function(batch) for batch in by_size(parts)])
     *first, last = [rows for part in parts for rows in torch.split(part, size)]
     outputs = []
     for rows in first:
@@ -103,6 +106,13 @@ def in_micro_batches(
         # weights that they share.
         torch.clear_autocast_cache()
     outputs.append(function(last))  # the first that the backward pass needs
+    return joined(outputs)
+
+
+def joined(outputs: Sequence[Outputs]) -> Outputs:
+    """The rows of ``outputs``, of a function that returns one tensor or several."""
+    if len(outputs) == 1:
+        return outputs[0]
     if isinstance(outputs[0], Tensor):
         return torch.cat(outputs)
     return tuple(torch.cat(pieces) for pieces in zip(*outputs, strict=True))
