@@ -123,21 +123,23 @@ def test_references_may_come_from_other_embeddings() -> None:
     other = torch.randn_like(x, requires_grad=True)
     sums = torch.zeros(5, 8, dtype=F64).index_add_(0, labels, normalize(other))
     x.requires_grad_()
-    loss = VarConLoss()(x, labels, other)
+    loss = VarConLoss()(x, labels, reference_embeddings=other)
     terms = varcon_terms(
         normalize(x), labels, normalize(sums.detach()), temperature=0.1, epsilon=0.02
     )
     assert_equal(loss, terms.loss.mean())
     (grad,) = torch.autograd.grad(loss, x)
     assert grad.abs().sum() > 0
-    assert_equal(VarConLoss()(x, labels, x), VarConLoss()(x, labels))
+    assert_equal(
+        VarConLoss()(x, labels, reference_embeddings=x), VarConLoss()(x, labels)
+    )
     bank = MomentumCentroids(5, 8, momentum=0)
-    VarConLoss(centroids=bank)(x, labels, other)
+    VarConLoss(centroids=bank)(x, labels, reference_embeddings=other)
     assert_equal(normalize(bank.means), normalize(sums).detach().float(), 1e-6)
     with pytest.raises(ValueError, match=r"shape of embeddings, \(24, 8\), got \(3, 8"):
-        VarConLoss()(x, labels, other[:3])
+        VarConLoss()(x, labels, reference_embeddings=other[:3])
     with pytest.raises(TypeError, match=r"a floating tensor, got torch\.int64"):
-        VarConLoss()(x, labels, labels)
+        VarConLoss()(x, labels, reference_embeddings=labels)
 
 
 def test_epsilon_zero_is_a_fixed_target() -> None:

@@ -165,6 +165,7 @@ class VarConLoss(nn.Module):
         self,
         embeddings: Tensor,
         labels: Tensor,
+        *,
         reference_embeddings: Tensor | None = None,
     ) -> Tensor:
         """The loss: a scalar, or (N,) with ``reduction="none"``.
@@ -181,13 +182,16 @@ class VarConLoss(nn.Module):
             ValueError: shapes are wrong, lengths differ, or the batch is empty.
             RuntimeError: another rank's arguments are wrong.
         """
-        terms = self.forward_components(embeddings, labels, reference_embeddings)
+        terms = self.forward_components(
+            embeddings, labels, reference_embeddings=reference_embeddings
+        )
         return terms.loss
 
     def forward_components(
         self,
         embeddings: Tensor,
         labels: Tensor,
+        *,
         reference_embeddings: Tensor | None = None,
     ) -> VarConTerms:
         """The loss as `forward` returns it, with this rank's per-sample terms.

@@ -82,7 +82,7 @@ def test_references_of_a_slow_encoder_stand_for_small_views_too(
     own = embed(lambda v: model.neck(model.backbone(v)), [*views[:2], *small])
     slow = embed(model.ema, [*views[:2], *views[:2]])
     assert not torch.equal(own[: 2 * IMAGES], slow[: 2 * IMAGES])
-    expected = VarConLoss()(own, torch.tensor(labels * 4), slow)
+    expected = VarConLoss()(own, torch.tensor(labels * 4), reference_embeddings=slow)
     torch.testing.assert_close(losses["loss"], expected)
     losses["loss"].backward()
     assert all(p.grad is None for p in model.ema.parameters())

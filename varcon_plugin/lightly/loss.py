@@ -92,7 +92,9 @@ class VarConLoss(varcon_plugin.loss.VarConLoss):
         self._warn_if_local()
         embeddings, labels = arguments[:-1], arguments[-1]
         return super().forward_components(
-            torch.cat(embeddings), labels.repeat(len(embeddings)), reference_embeddings
+            torch.cat(embeddings),
+            labels.repeat(len(embeddings)),
+            reference_embeddings=reference_embeddings,
         )
 
     def _reject(self, error: Exception | None, arguments: tuple[Tensor, ...]) -> None:

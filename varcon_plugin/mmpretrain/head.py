@@ -39,25 +39,31 @@ class VarConHead(BaseModule):
         self.loss_weight = loss_weight
 
     def forward(
-        self, embeddings: Tensor, labels: Tensor, *references: Tensor
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        reference_embeddings: Tensor | None = None,
     ) -> VarConTerms:
         """The loss and the per-sample terms; where observers put their forward hook."""
         terms: VarConTerms = self.loss_module.forward_components(
-            embeddings, labels, *references
+            embeddings, labels, reference_embeddings=reference_embeddings
         )
         return terms
 
     def loss(
-        self, embeddings: Tensor, labels: Tensor, *references: Tensor
+        self,
+        embeddings: Tensor,
+        labels: Tensor,
+        reference_embeddings: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """What mmengine optimises (``loss``) and logs (the means over this rank).
 
         Args:
             embeddings: (N, D), from the neck; normalised by the loss.
             labels: (N,), integer class ids.
-            references: the loss's ``reference_embeddings``, or nothing.
+            reference_embeddings: (N, D), as for `varcon_plugin.VarConLoss`.
         """
-        terms = self(embeddings, labels, *references)
+        terms = self(embeddings, labels, reference_embeddings)
         logged = {name: getattr(terms, name).mean() for name in LOGGED}
         return {"loss": self.loss_weight * terms.loss, **logged}
 

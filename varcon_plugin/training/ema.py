@@ -47,4 +47,4 @@ class EmaEncoder(AveragedModel):
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the encoder returns."""
-        return super().forward(*args, **kwargs)
+        return self.module(*args, **kwargs)

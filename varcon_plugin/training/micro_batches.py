@@ -109,7 +109,7 @@ def in_micro_batches(
     return joined(outputs)
 
 
-def joined(outputs: Sequence[Outputs]) -> Outputs:
+def joined(outputs: list[Outputs]) -> Outputs:
     """The rows of ``outputs``, of a function that returns one tensor or several."""
     if len(outputs) == 1:
         return outputs[0]
