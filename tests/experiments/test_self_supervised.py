@@ -146,6 +146,6 @@ def test_differences_are_paired_by_seed():
 
     simclr = runs("SimCLR", {0: 40.0, 1: 50.0, 2: 60.0})
     ours = runs("ours", {0: 41.0, 1: 51.0, 2: 61.0, 3: 10.0})
-    assert paired(ours, simclr, lambda r: r["knn"]) == "+1.00 ± 0.00"
-    assert paired(simclr, simclr, lambda r: r["knn"]) == ""
-    assert paired(ours[3:], simclr, lambda r: r["knn"]) == ""
+    assert paired(ours, simclr, "knn") == "+1.00 ± 0.00"
+    assert paired(simclr, simclr, "knn") == ""
+    assert paired(ours[3:], simclr, "knn") == ""

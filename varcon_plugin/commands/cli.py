@@ -19,6 +19,7 @@ COMMANDS = {  # module below this package, and what it does
     "compare": ("compare", "put reports of evaluate side by side"),
     "experiment": ("experiment", "run a declared grid of losses x settings x seeds"),
     "self-supervised": ("self_supervised", "compare methods that need no labels"),
+    "evidence": ("evidence", "write the tables of docs/evidence.md from results"),
     "convert": ("convert", "carry weights to torchvision, timm, safetensors, the Hub"),
     "plot": ("plot", "draw what the diagnostics recorded"),
     "browse": ("browse", "draw the views that a model sees"),

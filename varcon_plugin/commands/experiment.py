@@ -35,6 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.commands.places import project_root
+from varcon_plugin.experiments.evidence import keep
 from varcon_plugin.experiments.grid import EXPERIMENTS, LARGE, SMALL, Cell, cells
 from varcon_plugin.experiments.recipe import Place
 from varcon_plugin.experiments.run import CellError, read_data, run_cells
@@ -64,6 +65,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--images-per-class", type=int, help="of --data, for training; default: all")
     add("--imbalance", type=float, default=1.0, help="default: 1, as they are")
     add("--methods", nargs="+", help="a part, by their names")
+    add("--keep", type=Path, help="JSON file for the numbers alone, to be committed")
     add("--jobs", type=int, default=1, help="cells at once, sharing the cores")
     add("--processes", type=int, default=max(1, gpus), help="default: one a GPU")
     args = parser.parse_args(argv)
@@ -127,6 +129,8 @@ def main(argv: list[str] | None = None) -> None:
         fail("interrupted; the same command goes on from here")
     summary = summarise(results, args.level)
     about = describe(args, place, results)
+    if args.keep:
+        keep(args.keep, about, experiment.axis, results)
     print(write_summary(args.experiment, experiment, summary, about, place.out))
     print(f"\nTable and picture: {args.out / 'table.md'}, {args.out / 'plot.png'}")
 

@@ -9,7 +9,13 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from varcon_plugin.evaluation.report import markdown_table
-from varcon_plugin.experiments.summary import COLOURS, estimate, mean_curve, points
+from varcon_plugin.experiments.summary import (
+    COLOURS,
+    difference,
+    estimate,
+    mean_curve,
+    points,
+)
 
 __all__ = ["paired", "write_summary"]
 
@@ -59,9 +65,9 @@ def row(group: Sequence[Result], results: Sequence[Result]) -> list[str]:
         str(estimate([r["knn"] for r in group])),
         str(estimate([r["linear"] for r in group])),
         str(estimate([r["curve"][0][1] for r in group])),
-        paired(group, reference, lambda r: r["knn"]),
-        paired(group, reference, lambda r: r["linear"]),
-        paired(group, reference, lambda r: r["curve"][0][1]),
+        paired(group, reference, "knn"),
+        paired(group, reference, "linear"),
+        paired(first_points(group), first_points(reference), "knn"),
         share(latent),
         str(estimate([x["nmi"] for x in latent])) if latent else "",
         str(len(group)),
@@ -76,13 +82,16 @@ def share(latent: Sequence[Mapping[str, float]]) -> str:
     return f"{100 * sum(used) / len(used):.0f} %"
 
 
-def paired(group: Sequence[Result], reference: Sequence[Result], of: Any) -> str:
+def first_points(results: Sequence[Result]) -> list[Result]:
+    """The results as they were at the first point of their curves."""
+    return [{**result, "knn": result["curve"][0][1]} for result in results]
+
+
+def paired(group: Sequence[Result], reference: Sequence[Result], key: str) -> str:
     """Mean difference over the seeds that both have, with its 95 % interval."""
-    theirs = {r["seed"]: of(r) for r in reference}
-    pairs = [of(r) - theirs[r["seed"]] for r in group if r["seed"] in theirs]
-    if not pairs or group[0]["method"] == REFERENCE:
+    found = difference(group, reference, key)
+    if found.mean is None or group[0]["method"] == REFERENCE:
         return ""
-    found = estimate(pairs)
     interval = "" if found.interval is None else f" ± {found.interval:.2f}"
     return f"{found.mean:+.2f}{interval}"
 

@@ -17,7 +17,14 @@ from scipy.stats import t as student_t
 from varcon_plugin.evaluation.report import markdown_table
 from varcon_plugin.experiments.grid import Experiment
 
-__all__ = ["Estimate", "epochs_to_reach", "estimate", "summarise", "write_summary"]
+__all__ = [
+    "Estimate",
+    "difference",
+    "epochs_to_reach",
+    "estimate",
+    "summarise",
+    "write_summary",
+]
 
 Result = Mapping[str, Any]
 PROTOCOLS = {"knn": "k-NN", "linear": "linear", "class_mean": "class-mean"}
@@ -62,6 +69,17 @@ def estimate(values: Sequence[float]) -> Estimate:
     quantile = float(student_t.ppf(0.975, len(values) - 1))
     half = quantile * statistics.stdev(values) / len(values) ** 0.5
     return Estimate(statistics.fmean(values), half)
+
+
+def difference(
+    group: Sequence[Result], reference: Sequence[Result], key: str
+) -> Estimate:
+    """Mean and 95 % interval of ``key`` less that of ``reference``, seed by seed.
+
+    Over the seeds that both have: the same images in the same order.
+    """
+    theirs = {result["seed"]: result[key] for result in reference}
+    return estimate([r[key] - theirs[r["seed"]] for r in group if r["seed"] in theirs])
 
 
 def epochs_to_reach(curve: Sequence[Sequence[float]], level: float) -> float | None:
