@@ -10,7 +10,7 @@ from varcon_plugin.commands.cli import run_command
 
 __all__ = ["main"]
 
-HELPERS = ("report",)  # no benchmark of its own
+HELPERS = ("report", "training_run")  # no benchmarks of their own
 
 
 def main() -> None:
