@@ -24,7 +24,6 @@ from varcon_plugin.commands.attacks.entries import (
     LIGHTLY,
     MMPRETRAINS_OWN,
     PRETRAINING,
-    planted_run,
     whole_checkpoint,
 )
 from varcon_plugin.commands.attacks.payloads import PAYLOADS, write_hostile
@@ -82,7 +81,7 @@ def test_nothing_is_executed(way, payload, tmp_path, monkeypatch):
     if payload in REFUSED:
         assert "\n" not in said
         assert f"{tmp_path}" in said
-        assert "it holds" in said or entry.command is planted_run
+        assert "it holds" in said
 
 
 OWN_SCRIPT = """

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from varcon_plugin.checkpoints.reading import stand_ins
+from varcon_plugin.checkpoints.reading import reason, stand_ins
 from varcon_plugin.checkpoints.writing import damage
 
 __all__ = ["Newest", "newest", "progress"]
@@ -73,7 +73,7 @@ def progress(path: Path) -> tuple[int, int] | None:
         with stand_ins():
             content = torch.load(path, "cpu", weights_only=True, mmap=True)
     except Exception as no:  # damaged pickles raise whatever there is
-        raise ValueError(str(no).split("\n")[0]) from no
+        raise ValueError(reason(path, no)) from no
     if not isinstance(content, dict):
         return None
     if "optimizer" in content and isinstance(content.get("meta"), dict):  # mmengine
