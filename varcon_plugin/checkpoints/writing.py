@@ -27,6 +27,7 @@ STORAGE_ERRORS = (
     errno.EIO,
     errno.ESTALE,
     errno.ENOTDIR,
+    errno.EEXIST,  # a file where a folder should be
     errno.EISDIR,
 )
 

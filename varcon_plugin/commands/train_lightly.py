@@ -14,6 +14,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,17 @@ import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
 from torch.utils.data import DataLoader, Dataset
 
+from varcon_plugin.checkpoints.newest import newest
+from varcon_plugin.checkpoints.ownership import (
+    FolderInUseError,
+    end_with_parent,
+    owned,
+)
+from varcon_plugin.checkpoints.stopping import REQUEUE, Interrupted, shield_worker
+from varcon_plugin.checkpoints.writing import STORAGE_ERRORS, write_atomically
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation.knn import knn_accuracy
@@ -35,10 +47,11 @@ from varcon_plugin.lightly import (
     VarConDiagnosticsCallback,
     VarConSSL,
 )
-from varcon_plugin.lightly.checkpoint_io import DataCheckpointIO
 from varcon_plugin.lightly.data import Datasets, create_datasets
+from varcon_plugin.lightly.durability import DurableCheckpointIO, StopAndGoOn
 from varcon_plugin.lightly.evaluation import dataset_features
 from varcon_plugin.training.damaged import CorruptImageError
+from varcon_plugin.training.resumable import ResumableSampler, SeededDataset
 
 QUARTER_WIDTH = {"channels": [16, 32, 64, 128]}
 # data: backbone, its arguments, stem, epochs
@@ -102,65 +115,94 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     """Train and evaluate, then leave the process group."""
-    run(argv)
+    if "LOCAL_RANK" in os.environ:  # one of several processes
+        end_with_parent()
+    interrupted = False
+    try:
+        with ExitStack() as held:
+            run(argv, held)
+    except Interrupted:
+        interrupted = True
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        fail(error.strerror)
     leave_group()
+    if interrupted:
+        # Lightning kills the first process when another that it started fails.
+        started_by_lightning = os.environ.get("LOCAL_RANK", "0") != "0" and (
+            "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ
+        )
+        sys.exit(0 if started_by_lightning else REQUEUE)
 
 
-def run(argv: list[str] | None) -> None:
+def run(argv: list[str] | None, held: ExitStack) -> None:
     """Train and evaluate; nothing holds the model afterwards."""
     args = parse_args(argv)
-    last = args.output_dir / "checkpoints" / "last.ckpt"
     try:
-        check_output_dir(last, args.resume)
-        # A resumed run must not draw the augmentations of its first epochs again.
-        seed = args.seed + (steps_done(last) if args.resume else 0)
-        seed_everything(seed, workers=True, verbose=False)
+        take_output_dir(args.output_dir, held)
+        resume_from = find_checkpoint(args.output_dir, args.resume)
+        seed_everything(args.seed, workers=True, verbose=False)
         datasets = create_datasets(
             args.data, download_dir=args.download_dir, image_size=args.image_size
         )
         model = create_model(args, datasets)
-        trainer = create_trainer(args)
+        sampler = ResumableSampler(len(datasets.bank_targets), args.seed)
+        trainer = create_trainer(args, sampler)
         check_batch_size(args, datasets, trainer.world_size)
-    except ValueError as error:
+    except (ValueError, FolderInUseError) as error:
         fail(error)
 
-    train, bank, val = create_loaders(args, datasets)
+    train, bank, val = create_loaders(args, datasets, sampler)
     try:
-        trainer.fit(
-            model,
-            train,
-            [bank, val],
-            ckpt_path=last if args.resume else None,
-            weights_only=True,
-        )
+        trainer.fit(model, train, [bank, val], ckpt_path=resume_from, weights_only=True)
     except LossNotFiniteError as error:
         fail(error)
+    if trainer.received_sigterm:  # before the first step or after the last
+        sys.exit(128 + signal.SIGTERM)
     try:
         results = evaluate(model, datasets, args, trainer.strategy.root_device)
     except CorruptImageError as error:
         fail(f"trained, but not evaluated: image {error}")
     if results is not None:
-        (args.output_dir / "results.json").write_text(json.dumps(results, indent=2))
+        text = json.dumps(results, indent=2).encode()
+        write_atomically(args.output_dir / "results.json", lambda f: f.write(text))
         for name, value in results.items():
             print(f"{name:12} {value:6.2f} %")
 
 
 @rank_zero_only
-def check_output_dir(last: Path, resume: bool) -> None:
-    """Raise ValueError if there is nothing to resume, or something to overwrite."""
-    if resume and not last.exists():
-        raise ValueError(f"--resume: there is no checkpoint {last}")
-    if last.exists() and not resume:
-        raise ValueError(
-            f"--output-dir {last.parents[1]} holds a run already: add --resume to go "
-            "on with it, or name another folder"
-        )
+def take_output_dir(folder: Path, held: ExitStack) -> None:
+    """Own the folder until ``held`` is closed."""
+    try:
+        held.enter_context(owned(folder))
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise ValueError(f"--output-dir {folder} cannot be written: {reason}") from None
 
 
-def steps_done(checkpoint: Path) -> int:
-    """Optimiser steps until Lightning wrote ``checkpoint``."""
-    steps: int = DataCheckpointIO().load_checkpoint(checkpoint, "cpu")["global_step"]
-    return steps
+def find_checkpoint(folder: Path, resume: bool) -> Path | None:
+    """What ``--resume`` goes on from, which is told; None is the beginning.
+
+    Raises:
+        ValueError: there is a run but no ``resume``, or nothing whole to resume from.
+    """
+    files = sorted((folder / "checkpoints").glob("*.ckpt"))
+    if not resume:
+        if files:
+            raise ValueError(
+                f"--output-dir {folder} holds a run already: add --resume to go on "
+                "with it, or name another folder"
+            )
+        return None
+    chosen = newest(files)
+    if chosen.path is not None:
+        rank_zero_info(f"Resuming from {chosen}.")
+    elif chosen.damaged:
+        raise ValueError(f"--resume: {folder} holds {chosen}")
+    else:
+        rank_zero_info(f"Nothing to resume in {folder}: starting from the beginning.")
+    return chosen.path
 
 
 def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
@@ -193,13 +235,21 @@ def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
     )
 
 
-def create_trainer(args: argparse.Namespace) -> Trainer:
+def create_trainer(args: argparse.Namespace, sampler: ResumableSampler) -> Trainer:
     """Lightning's Trainer, with logs and checkpoints below ``--output-dir``."""
     out = args.output_dir
     callbacks: list[Callback] = [
-        ModelCheckpoint(out / "checkpoints", "{epoch:04d}", save_last="link"),
+        ModelCheckpoint(
+            out / "checkpoints",
+            "{epoch:04d}",
+            save_last="link",
+            save_on_train_epoch_end=True,  # also of epochs without validation
+        ),
         LearningRateMonitor(),
         FiniteLossCallback(),
+        StopAndGoOn(
+            sampler, args.batch_size_per_device, out / "checkpoints", args.seed
+        ),
     ]
     if args.diagnostics:
         directory = out / "diagnostics"
@@ -216,7 +266,7 @@ def create_trainer(args: argparse.Namespace) -> Trainer:
         sync_batchnorm=args.accelerator != "cpu" and torch.cuda.is_available(),
         logger=[CSVLogger(out, name="csv"), TensorBoardLogger(out, name="tensorboard")],
         callbacks=callbacks,
-        plugins=[DataCheckpointIO()],
+        plugins=[DurableCheckpointIO()],
     )
 
 
@@ -233,22 +283,26 @@ def check_batch_size(
 
 
 def create_loaders(
-    args: argparse.Namespace, datasets: Datasets
+    args: argparse.Namespace, datasets: Datasets, sampler: ResumableSampler
 ) -> list[DataLoader[Any]]:
     """Loaders of the training images, the k-NN bank and the validation images."""
 
-    def loader(dataset: Dataset[Any], train: bool = False) -> DataLoader[Any]:
+    def loader(
+        dataset: Dataset[Any], sampler: ResumableSampler | None = None
+    ) -> DataLoader[Any]:
         return DataLoader(
             dataset,
             batch_size=args.batch_size_per_device,
-            shuffle=train,
-            drop_last=train,
+            sampler=sampler,
+            drop_last=sampler is not None,
+            worker_init_fn=shield_worker(None),
             num_workers=args.num_workers,
             persistent_workers=args.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
-    return [loader(datasets.train, True), loader(datasets.bank), loader(datasets.val)]
+    train = loader(SeededDataset(datasets.train), sampler)
+    return [train, loader(datasets.bank), loader(datasets.val)]
 
 
 def evaluate(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, DistributedSampler
 
 from varcon_plugin.distributed import active_group, rank_of, world_size
 from varcon_plugin.training.seeding import mix_seeds, seed_all
@@ -16,13 +16,14 @@ __all__ = ["ResumableSampler", "SeededDataset"]
 Draw = tuple[int, int]  # seed of the random numbers, index of the image
 
 
-class ResumableSampler(Sampler[Draw]):
+class ResumableSampler(DistributedSampler[Draw]):
     """A random permutation an epoch, shared by the ranks; can begin in the middle.
 
     For a `DataLoader` of a `SeededDataset`: with each index comes the seed for its
     augmentation. Both follow from seed, epoch and the place in the epoch, whatever has
     been drawn before and by how many workers. Every rank gets equally many images; what
-    is left over of an epoch is another part of it each time.
+    is left over of an epoch is another part of it each time. It is a
+    ``DistributedSampler`` so that frameworks do not share its images once more.
 
     Args:
         length: images in the dataset.
