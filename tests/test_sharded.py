@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -377,3 +380,43 @@ def test_a_checkpoint_of_another_size(
     other = criterion(num_classes, dim, sharded=True)
     with pytest.raises(RuntimeError, match=r"size mismatch for centroids\.means"):
         other.load_state_dict(copy.deepcopy(criterion().state_dict()))
+
+
+def one_dies(rank: int, folder: str) -> None:
+    """Two ranks; after the first step is saved, rank 1 is gone."""
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=2,
+        timeout=timedelta(seconds=60),
+    )
+    loss_module = criterion(sharded=True)
+    _, x, y, _ = next(steps(16))
+    loss_module(x[mine(rank, 2)], y[mine(rank, 2)])
+    dcp.save(loss_module.state_dict(), checkpoint_id=f"{folder}/saved")
+    if rank == 1:
+        os._exit(3)
+    loss_module(x[mine(rank, 2)], y[mine(rank, 2)])
+
+
+def test_a_rank_that_dies_ends_the_others_and_the_job_goes_on(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=one_dies, args=(rank, str(tmp_path)))
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [1, 3]  # an exception; gone
+    loss_module = criterion(sharded=True)
+    state = loss_module.state_dict()
+    dcp.load(state, checkpoint_id=tmp_path / "saved")
+    loss_module.load_state_dict(state)
+    assert isinstance(loss_module.centroids, MomentumCentroids)
+    assert loss_module.centroids.counts.sum() == 16
+    _, x, y, _ = next(steps(16))
+    assert loss_module(x, y).isfinite()
+    assert loss_module.centroids.counts.sum() == 32
