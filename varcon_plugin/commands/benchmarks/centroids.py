@@ -24,7 +24,7 @@ import torch
 
 from varcon_plugin import MomentumCentroids, VarConLoss
 from varcon_plugin.commands.benchmarks.loss import median_ms, memory, reset_peak
-from varcon_plugin.commands.benchmarks.report import machine, row
+from varcon_plugin.commands.benchmarks.report import machine, row, write
 from varcon_plugin.commands.messages import fail
 
 CLASSES = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)
@@ -153,9 +153,7 @@ def main(argv: list[str] | None = None) -> None:
             f"{record['extra_mb']:,.0f} MB",
             flush=True,
         )
-    (args.out / "report.json").write_text(json.dumps(records, indent=1) + "\n")
-    (args.out / "report.md").write_text(report(records))
-    print(f"\n{report(records)}\nWritten: {args.out / 'report.md'}")
+    write(args.out, records, report(records))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from varcon_plugin import VarConLoss
 from varcon_plugin.commands.benchmarks.loss import memory, reset_peak, seconds
-from varcon_plugin.commands.benchmarks.report import machine, row
+from varcon_plugin.commands.benchmarks.report import machine, row, write
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.training.micro_batches import in_micro_batches
 
@@ -174,11 +174,9 @@ def main(argv: list[str] | None = None) -> None:
     for size in (None, *args.sizes):
         records.append(in_own_process(size, *settings))
         print(f"{records[-1]}", flush=True)
-    (args.out / "report.json").write_text(json.dumps(records, indent=1) + "\n")
-    (args.out / "report.md").write_text(report(records))
     if importlib.util.find_spec("matplotlib"):
         draw(records, args.out / "micro_batches.png")
-    print(f"\n{report(records)}\nWritten: {args.out / 'report.md'}")
+    write(args.out, records, report(records))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -63,6 +64,13 @@ def machine(device: str) -> str:
         f"{name[1] if name else platform.processor()}, {threads} of {cores} cores, "
         f"torch {torch.__version__}"
     )
+
+
+def write(folder: Path, records: list[Record], text: str) -> None:
+    """Leave ``records`` and the report ``text`` in ``folder``, and print the latter."""
+    (folder / "report.json").write_text(json.dumps(records, indent=1) + "\n")
+    (folder / "report.md").write_text(text)
+    print(f"\n{text}\nWritten: {folder / 'report.md'}")
 
 
 def figures(record: Record) -> str:

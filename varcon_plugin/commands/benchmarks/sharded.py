@@ -28,7 +28,7 @@ from torch import multiprocessing
 
 from varcon_plugin import MomentumCentroids, VarConLoss
 from varcon_plugin.commands.benchmarks.loss import median_ms, memory, reset_peak
-from varcon_plugin.commands.benchmarks.report import machine, row
+from varcon_plugin.commands.benchmarks.report import machine, row, write
 from varcon_plugin.distributed import leave_group
 
 CLASSES = (10_000, 100_000, 1_000_000)
@@ -249,9 +249,7 @@ def main(argv: list[str] | None = None) -> None:
                 f"{record['bank'] / 2**20:,.0f} MB",
                 flush=True,
             )
-    (args.out / "report.json").write_text(json.dumps(records, indent=1) + "\n")
-    (args.out / "report.md").write_text(report(records))
-    print(f"\n{report(records)}\nWritten: {args.out / 'report.md'}")
+    write(args.out, records, report(records))
 
 
 if __name__ == "__main__":
