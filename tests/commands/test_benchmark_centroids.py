@@ -30,10 +30,10 @@ def test_report(tool: ModuleType, tmp_path: Path) -> None:
         (4000, 10),
     ]
     assert all(record["ms"] > 0 for record in records)
-    assert records[-1]["bank_mb"] == pytest.approx(4000 * (4 * 4 + 8 + 1) / 2**20)
+    assert records[-1]["bank_mb"] == pytest.approx(4000 * (2 * 4 * 4 + 8 + 1) / 2**20)
     report = (tmp_path / "report.md").read_text()
     assert "| C | bank | all classes | num_negatives=10 |" in report
-    assert "| 4,000 | 0.1 MB |" in report
+    assert "| 4,000 | 0.2 MB |" in report
 
 
 def test_growth_is_that_of_the_upper_half(tool: ModuleType) -> None:
