@@ -140,8 +140,9 @@ def test_two_processes_give_the_report_of_one(report, checkpoint, tmp_path):
     ],
 )
 def test_a_mistake_is_told_in_one_line(
-    arguments, message, checkpoint, report, tmp_path
+    arguments, message, checkpoint, report, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(sys, "argv", ["tools/evaluate.py"])
     known = {"CONFIG": LINEAR, "CHECKPOINT": checkpoint, "PRETRAIN": PRETRAIN}
     arguments = [str(known.get(argument, argument)) for argument in arguments]
     arguments += ["--out", str(tmp_path), "--cache", str(report / "features")]
