@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmpretrain.registry import MODELS
 
 from varcon_plugin.experiments.grid import BALANCED_BANK as BALANCED
 from varcon_plugin.experiments.grid import EXPERIMENTS, SMALL, cells
@@ -66,6 +67,23 @@ def test_a_recipe_with_a_bank_keeps_it_and_loses_it(tmp_path):
     bank = heads["VarCon, momentum centroids"].loss.centroids
     assert bank == recipe.model.head.loss.centroids
     assert heads["SupCon"].loss.name == "SupConLoss"
+
+
+def test_options_go_where_they_belong(tmp_path):
+    place = Place(root=ROOT, recipe="speedrun_cifar10", out=tmp_path)
+    slow = "VarCon, momentum centroids of a slow encoder"
+    (cell,) = cells(EXPERIMENTS["losses"][SMALL], [0], None, [slow])
+    cfg = cell_config(cell, place)
+    assert cfg.model.ema_decay == 0.99
+    assert cfg.model.head.loss.centroids.num_classes == 10
+    grid = cells(EXPERIMENTS["gradient"][SMALL], [0])
+    detached, flowing, left_out, clipped = (cell_config(c, place) for c in grid)
+    assert "detach_centroids" not in detached.model.head.loss
+    assert not flowing.model.head.loss.detach_centroids
+    assert left_out.model.head.loss.leave_one_out
+    assert clipped.optim_wrapper.clip_grad == {"max_norm": 1.0}
+    for cfg in (detached, flowing, left_out, clipped):
+        MODELS.build({**cfg.model, "data_preprocessor": cfg.data_preprocessor})
 
 
 def test_balanced_batches_hold_as_many_classes_as_there_are(place):

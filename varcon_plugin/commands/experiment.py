@@ -1,7 +1,8 @@
 """Run an experiment of the paper: a declared grid of losses x settings x seeds.
 
-    python tools/run_experiment.py losses | batch-size | temperature | convergence
-    python tools/run_experiment.py small-batch --recipe speedrun_cifar100 --data FOLDER
+    python tools/run_experiment.py losses | gradient | temperature | convergence
+    python tools/run_experiment.py batch-size | small-batch
+    python tools/run_experiment.py losses --recipe speedrun_cifar100 --data FOLDER
     python tools/run_experiment.py convergence --data FOLDER --epochs 20 --seeds 0 1 2
     python tools/run_experiment.py batch-size --recipe r50_cifar100     # on GPUs
 

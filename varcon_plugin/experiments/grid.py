@@ -37,6 +37,11 @@ LEAVE_ONE_OUT = Method(
     "VarCon, leave-one-out", options={"model.head.loss.leave_one_out": True}
 )
 BANK = Method("VarCon, momentum centroids", bank=True)
+SLOW_BANK = Method(
+    "VarCon, momentum centroids of a slow encoder",
+    options={"model.ema_decay": 0.99},
+    bank=True,
+)
 BALANCED_BANK = Method(
     "VarCon, momentum centroids, balanced batches", bank=True, balanced=True
 )
@@ -45,6 +50,21 @@ PROTOTYPE = Method("prototype cross-entropy", "baselines/prototype_{recipe}.py")
 CROSS_ENTROPY = Method("cross-entropy", "baselines/ce_{recipe}.py")
 SMOOTHED = Method(
     "cross-entropy, label smoothing", "baselines/ce_smoothing_{recipe}.py"
+)
+
+
+FLOWING = {"model.head.loss.detach_centroids": False}
+GRADIENT = (
+    VARCON,
+    Method("VarCon, gradient through the means", options=FLOWING),
+    Method(
+        "VarCon, gradient through the means, sample left out",
+        options={**FLOWING, "model.head.loss.leave_one_out": True},
+    ),
+    Method(
+        "VarCon, gradient through the means, clipped",
+        options={**FLOWING, "optim_wrapper.clip_grad.max_norm": 1.0},
+    ),
 )
 
 
@@ -81,7 +101,7 @@ def batch_sizes(
     return dict.fromkeys(sizes, methods)
 
 
-LOSSES = (VARCON, BANK, SUPCON, PROTOTYPE, CROSS_ENTROPY, SMOOTHED)
+LOSSES = (VARCON, BANK, SLOW_BANK, SUPCON, PROTOTYPE, CROSS_ENTROPY, SMOOTHED)
 SOURCES = (VARCON, LEAVE_ONE_OUT, BANK, BALANCED_BANK, SUPCON, CROSS_ENTROPY)
 SMALL, LARGE = "small", "large"  # networks for two cores, and for GPUs
 MANY_STEPS = 64  # at 256 SupCon does not leave its start in 20 epochs of the digits
@@ -111,6 +131,16 @@ EXPERIMENTS: dict[str, dict[str, Experiment]] = {
             "Which loss learns the best features under the same recipe?",
             "recipe",
             {None: LOSSES},
+            points=1,
+            regularisations=(0.01, 0.1, 1.0),
+        )
+        for scale in (SMALL, LARGE)
+    },
+    "gradient": {
+        scale: Experiment(
+            "Does it help that the gradient flows through the class means?",
+            "recipe",
+            {None: GRADIENT},
             points=1,
             regularisations=(0.01, 0.1, 1.0),
         )
