@@ -30,7 +30,8 @@ def test_report(tool: ModuleType, tmp_path: Path) -> None:
         (4000, 10),
     ]
     assert all(record["ms"] > 0 for record in records)
-    assert records[-1]["bank_mb"] == pytest.approx(4000 * (2 * 4 * 4 + 8 + 1) / 2**20)
+    rows = 4000 * (2 * 4 * 4 + 8 + 1)  # means and units of 4 numbers, count, seen
+    assert records[-1]["bank_mb"] == pytest.approx((rows + 8) / 2**20)
     report = (tmp_path / "report.md").read_text()
     assert "| C | bank | all classes | num_negatives=10 |" in report
     assert "| 4,000 | 0.2 MB |" in report
