@@ -125,11 +125,14 @@ def test_two_processes_give_the_report_of_one(report, checkpoint, tmp_path):
             "name of a timm model, got 'nope'",
         ),
         (["timm:test_resnet", "CHECKPOINT", "--data", "digits"], "missing: conv1."),
-        (["CONFIG", "CHECKPOINT", "--data", "/nowhere"], "expected image folders"),
-        (["CONFIG", "CHECKPOINT", "--k", "1348"], r"k must be in \[1, 1347\]"),
+        (["CONFIG", "CHECKPOINT", "--data", "/nowhere"], "image folder not found"),
+        (
+            ["CONFIG", "CHECKPOINT", "--k", "1348"],
+            "--k 1348 is more than the 1347 training images",
+        ),
         (
             ["CONFIG", "CHECKPOINT", "--protocols", "few-shot", "--shots", "200"],
-            r"shots must be in \[1, 131\].*class 8 has 131 training images",
+            "--shots 200 is more than the 131 training images of the rarest class",
         ),
         (["CONFIG", "CHECKPOINT", "--protocols", "transfer"], "give --transfer"),
         (["PRETRAIN", "CHECKPOINT"], "no test_dataloader or val_dataloader"),
@@ -171,3 +174,60 @@ def test_compare_names_a_file_that_is_no_report(tmp_path):
     (tmp_path / "report.json").write_text("[]")
     with pytest.raises(SystemExit, match="is not a report of tools/evaluate"):
         compare.main([str(tmp_path)])
+
+
+def said(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main([str(argument) for argument in arguments])
+    assert "\n" not in str(stopped.value.code)
+    return str(stopped.value.code)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--k", "5000"], "--k 5000 is more than the 1347 training images"),
+        (["--shots", "1", "900"], "--shots 900 is more than the "),
+        (["--protocols", "knn", "transfer"], "transfer: it needs datasets to transfer"),
+        (["--protocols", "few-shot", "--draws", "1"], "few-shot: --draws 1 gives no"),
+        (
+            ["--protocols", "corruption", "--imagenet-c", "/nowhere"],
+            "corruption: --imagenet-c: there is no folder /nowhere",
+        ),
+    ],
+)
+def test_needs_are_checked_before_anything_is_computed(
+    flags, message, checkpoint, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(evaluate.Evaluation, "run", None)
+    assert message in said(capsys, LINEAR, checkpoint, "--out", tmp_path, *flags)
+
+
+def test_a_report_that_cannot_be_written_is_said_first(checkpoint, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "report"
+    assert "--out: cannot write to" in said(capsys, LINEAR, checkpoint, "--out", out)
+
+
+def test_defaults_are_cut_to_the_data_with_a_note(checkpoint, tmp_path, capsys):
+    options = ["--cfg-options", "train_dataloader.dataset.indices=60"]
+    arguments = ["--out", str(tmp_path), "--protocols", "knn", "few-shot"]
+    evaluate.main([str(LINEAR), str(checkpoint), *arguments, *options])
+    note = "--k 100 is more than the 60 training images: --k 10 20 instead"
+    assert note in capsys.readouterr().err
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert note in found["notes"]
+    assert {row["k"] for row in found["protocols"]["knn"]["results"]} == {10, 20}
+
+
+def test_a_protocol_that_fails_leaves_the_report_of_the_others(
+    checkpoint, tmp_path, capsys, monkeypatch
+):
+    def fail(self):
+        raise ValueError("no memory left")
+
+    monkeypatch.setattr(evaluate.Evaluation, "linear", fail)
+    arguments = ["--out", tmp_path, "--protocols", "knn", "linear"]
+    message = said(capsys, LINEAR, checkpoint, *arguments)
+    assert message.endswith("linear failed: no memory left")
+    assert [*json.loads((tmp_path / "report.json").read_text())["protocols"]] == ["knn"]

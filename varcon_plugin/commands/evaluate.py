@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from varcon_plugin.distributed import leave_group
 from varcon_plugin.evaluation import sources
 from varcon_plugin.evaluation.corruption import SEVERITIES
 from varcon_plugin.evaluation.images import Encoder, Splits
+from varcon_plugin.evaluation.needs import check_folder, fitted, unmet
 from varcon_plugin.evaluation.plots import draw_all
 from varcon_plugin.evaluation.report import comparison, markdown_table, write_report
 from varcon_plugin.evaluation.settings import PROTOCOLS, Settings
@@ -56,9 +58,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--data", help="default: that of the config")
     add("--image-size", type=int, help="what lightly and timm models see")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
-    add("--k", type=int, nargs="+", default=defaults.ks, help="of k-NN")
+    add("--k", type=int, nargs="+", help="of k-NN")
     add("--temperature", type=float, nargs="+", default=defaults.temperatures)
-    add("--shots", type=int, nargs="+", default=defaults.shots)
+    add("--shots", type=int, nargs="+")
     add("--draws", type=int, default=defaults.draws, help="of few-shot")
     add("--imagenet-c", type=Path, help="folder of the released images")
     add("--extra-corruptions", action="store_true", help="the four validation ones")
@@ -92,11 +94,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(args: argparse.Namespace, device: str) -> dict[str, Any] | None:
     """Run the protocols; the report, on rank 0."""
+    check_folder(args.out)
     encoder = read_encoder(args)
+    defaults = Settings()
     settings = Settings(
-        ks=tuple(args.k),
+        ks=tuple(args.k or defaults.ks),
         temperatures=tuple(args.temperature),
-        shots=tuple(args.shots),
+        shots=tuple(args.shots or defaults.shots),
         draws=args.draws,
         imagenet_c=args.imagenet_c,
         extra_corruptions=args.extra_corruptions,
@@ -110,9 +114,16 @@ def evaluate(args: argparse.Namespace, device: str) -> dict[str, Any] | None:
         amp=not args.no_amp,
     )
     data = read_data(args.data or args.model, args)
+    given = [name for name, flag in (("ks", args.k), ("shots", args.shots)) if flag]
+    settings, notes = fitted(settings, data, given)
+    reasons = {name: unmet(name, settings) for name in args.protocols}
+    for name, reason in reasons.items():
+        if reason is not None:
+            raise ValueError(f"{name}: {reason}")
+    say(notes)
     cache = args.cache or args.out / "features"
     evaluation = Evaluation(encoder, data, settings, cache)
-    results = {name: run(evaluation, name) for name in args.protocols}
+    results, failed = run_all(evaluation, args.protocols)
     if evaluation.train is None or evaluation.test is None:
         return None
     for suffix in args.export:
@@ -120,12 +131,41 @@ def evaluate(args: argparse.Namespace, device: str) -> dict[str, Any] | None:
             path = args.out / f"features_{split}.{suffix}"
             export_features(getattr(evaluation, split), path, {"split": split})
     report = evaluation.report({k: v for k, v in results.items() if v is not None})
+    report["notes"] = notes + [f"{name} failed: {why}" for name, why in failed.items()]
     predicted = evaluation.probe.ranked[:, 0].cpu() if "linear" in results else None
     report["pictures"] = draw_all(
         report["protocols"], evaluation.test, predicted, args.out, seed=args.seed
     )
     write_report(report, args.out)
+    if failed:
+        done = (
+            f"the report of {', '.join(results)} is in {args.out}; " if results else ""
+        )
+        raise ValueError(done + "; ".join(report["notes"][len(notes) :]))
     return report
+
+
+def run_all(
+    evaluation: Evaluation, protocols: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Results by protocol, and why the others failed."""
+    results: dict[str, Any] = {}
+    failed: dict[str, str] = {}
+    for name in protocols:
+        try:
+            results[name] = run(evaluation, name)
+        except ValueError as error:
+            if "train" not in vars(evaluation) or "test" not in vars(evaluation):
+                raise  # nothing can be computed without features
+            failed[name] = str(error)
+    return results, failed
+
+
+def say(notes: Sequence[str]) -> None:
+    """Print notes, once."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        for note in notes:
+            print(note, file=sys.stderr)
 
 
 def run(evaluation: Evaluation, protocol: str) -> dict[str, Any] | None:

@@ -168,8 +168,10 @@ def loss_figure(run: Run) -> Figure:
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     s = run.scalars
     axes.plot(s["step"], s["loss"], label="loss")
-    axes.plot(s["step"], s["kl"], label="KL(q || p)")
-    axes.plot(s["step"], s["nll"], ":", linewidth=2.5, label="-log p(r|z)")
+    # The two terms all but coincide: the narrow one is drawn over the wide one.
+    axes.plot(s["step"], s["nll"], color="C2", linewidth=4, alpha=0.4,
+              label="-log p(r|z)")  # fmt: skip
+    axes.plot(s["step"], s["kl"], color="C1", linewidth=1.2, label="KL(q || p)")
     axes.plot(s["step"], s["chance_level"], "--", color="grey", label="chance")
     axes.set(xlabel="step", ylabel="nats", ylim=(0, None), title="loss and its terms")
     axes.legend()

@@ -54,6 +54,7 @@ class LabelCheckHook(Hook):
         values = {
             name: float(torch.as_tensor(value).detach())
             for name, value in (outputs or {}).items()
+            if name in ("loss", "confidence")
         }
         if values.get("confidence") != 1 or values.get("loss") != 0:
             self.learns = True
