@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -322,3 +323,85 @@ def test_leaving_the_group_ends_its_threads(run_ranks: Run) -> None:
         assert before > 0
         assert after == 0
     leave_group()  # nothing to leave: nothing happens
+
+
+def precision_of(rank: int) -> tuple[Tensor, Tensor]:
+    """Rank 0 in float64, rank 1 in float32 or less."""
+    dtype = torch.float64 if rank == 0 else torch.float16
+    x, labels, _ = (tensor[mine(rank, SIZES[2])] for tensor in global_batch(2))
+    x = x.half().to(dtype).requires_grad_()
+    loss = VarConLoss(num_classes=6)(x, labels)
+    loss.backward()
+    assert x.grad is not None
+    return loss.detach(), x.grad
+
+
+def test_ranks_agree_on_a_dtype(run_ranks: Run) -> None:
+    results = run_ranks(precision_of, 2)
+    x, labels, weight = global_batch(2)
+    loss, gradient = single_process(x.half().double(), labels, weight, num_classes=6)
+    mean = torch.stack([found[0] for found in results]).mean()
+    torch.testing.assert_close(mean, loss, rtol=0, atol=1e-12)
+    assert results[1][1].dtype == torch.float16
+    first = results[0][1] / 2
+    torch.testing.assert_close(first, gradient[: len(first)], rtol=0, atol=1e-12)
+
+
+def sum_of(rank: int) -> Tensor:
+    x, labels, _ = (tensor[mine(rank, SIZES[2])] for tensor in global_batch(2))
+    return VarConLoss(reduction="sum")(x, labels)
+
+
+def test_the_sum_is_over_the_global_batch(run_ranks: Run) -> None:
+    x, labels, _ = global_batch(2)
+    mean = torch.stack(run_ranks(sum_of, 2)).mean()
+    torch.testing.assert_close(mean, VarConLoss()(x, labels) * len(x))
+
+
+def one_leaves(rank: int) -> str:
+    group = dist.new_group(timeout=timedelta(seconds=2))
+    message = ""
+    if rank != 1:
+        with pytest.raises(RuntimeError) as error:
+            VarConLoss(process_group=group)(torch.randn(4, D), torch.arange(4) % 2)
+        message = str(error.value)
+    dist.barrier()
+    return message
+
+
+def test_a_rank_that_does_not_answer_is_named(run_ranks: Run) -> None:
+    with patch("varcon_plugin.distributed.STORE_PATIENCE", timedelta(seconds=1)):
+        messages = run_ranks(one_leaves, 3)
+    for rank in (0, 2):
+        expected = f"rank {rank} of 3 waited in VarConLoss for the batch of the other "
+        assert messages[rank].startswith(expected + "ranks, but rank 1 did not answer")
+
+
+def compiled_errors(rank: int, fullgraph: bool) -> list[str]:
+    """Each kind of mistake, on rank 1 alone."""
+    good = torch.randn(6, D), torch.arange(6) % 3
+    told = []
+    for x, labels in (
+        (good[0], good[1].float()),  # known while compiling
+        (good[0][:, None, None], good[1]),
+        (good[0], good[1] + 1),  # known only to the data
+    ):
+        torch._dynamo.reset()
+        criterion: Any = VarConLoss(num_classes=3)
+        compiled = torch.compile(criterion, fullgraph=fullgraph, backend="aot_eager")
+        assert compiled(*good).isfinite()
+        with pytest.raises(RuntimeError) as error:
+            compiled(*(good if rank == 0 else (x, labels)))
+        told.append(str(error.value))
+    return told
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_an_error_on_one_rank_ends_all_under_compile(
+    fullgraph: bool, run_ranks: Run
+) -> None:
+    others, own = run_ranks(compiled_errors, 2, fullgraph)
+    assert ["rejects" in message for message in others] == [True] * 3
+    expected = [*2 * ["wrong arguments for VarConLoss"], "labels must be in [0, 3)"]
+    for message, start in zip(own, expected, strict=True):
+        assert message.startswith(start)

@@ -13,6 +13,7 @@ import torch
 from reference import varcon
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from varcon_plugin import VarConLoss
 from varcon_plugin.functional import normalize, varcon_terms
@@ -148,7 +149,10 @@ def test_epsilon_zero_is_a_fixed_target() -> None:
     assert_equal(terms.tau2, torch.full_like(terms.tau2, 0.1))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+UNSIGNED = [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+
+
+@pytest.mark.parametrize("dtype", [*UNSIGNED, torch.int16, torch.int32, torch.int64])
 @pytest.mark.parametrize("num_classes", [5, 24, 25, 10**9])
 def test_num_classes_changes_nothing_but_the_shapes(
     dtype: torch.dtype, num_classes: int
@@ -461,7 +465,7 @@ assert not hosts & set(sys.modules)
         ({"epsilon": 0.1}, r"epsilon must be in \[0, temperature\), got 0.1"),
         ({"epsilon": math.nan}, "epsilon .* got nan"),
         ({"num_classes": 0}, "num_classes must be None or >= 1, got 0"),
-        ({"reduction": "sum"}, "reduction must be .* got 'sum'"),
+        ({"reduction": "batchmean"}, "reduction must be .* got 'batchmean'"),
     ],
     ids=str,
 )
@@ -474,6 +478,71 @@ def test_process_group_without_gathering_is_a_contradiction() -> None:
     group: Any = object()
     with pytest.raises(ValueError, match="gather_distributed is False"):
         VarConLoss(process_group=group, gather_distributed=False)
+
+
+def test_several_views_of_an_image_in_one_tensor() -> None:
+    """(B, V, D), as SupCon's code has it."""
+    x, labels = batch(15, 4)
+    views = x.view(5, 3, -1)
+    for reduction in ("mean", "sum", "none"):
+        criterion = VarConLoss(reduction=reduction)
+        expected = criterion(x, labels[:5].repeat_interleave(3))
+        assert torch.equal(criterion(views, labels[:5]), expected)
+    assert_equal(VarConLoss(reduction="sum")(x, labels), 15 * VarConLoss()(x, labels))
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-37, 1e-22, 1e19, 1e37])
+@pytest.mark.parametrize("options", [{}, {"leave_one_out": True}], ids=str)
+def test_any_length_of_the_embeddings(size: float, options: dict[str, Any]) -> None:
+    x = torch.randn(12, 16).sign() * torch.randint(1, 8, (12, 16))
+    labels = torch.arange(12) % 4
+    loss, grad = value_and_gradient(x, labels, **options)
+    exact = 2.0 ** round(math.log2(size))
+    scaled, scaled_grad = value_and_gradient(x * exact, labels, **options)
+    torch.testing.assert_close(scaled, loss, rtol=2e-3 if size < 1e-37 else 0, atol=0)
+    if 1e-37 < size < 1e37:  # beyond, the gradient leaves float32
+        torch.testing.assert_close(scaled_grad * exact, grad, rtol=1e-5, atol=1e-9)
+    assert size == 1e-44 or scaled_grad.isfinite().all()  # there it overflows
+
+
+def test_norms_beyond_the_squares_of_float64() -> None:
+    x, labels = batch(12, 4)
+    for size in (2.0**600, 2.0**-600):
+        assert torch.equal(VarConLoss()(x * size, labels), VarConLoss()(x, labels))
+
+
+def test_the_warning_points_at_the_line_that_called() -> None:
+    x, labels = torch.randn(4, 3), torch.zeros(4, dtype=torch.int64)
+    for criterion in (VarConLoss(), torch.nn.Sequential(VarConLoss())[0]):
+        with pytest.warns(UserWarning, match="single class") as found:
+            criterion(x, labels)
+        assert found[0].filename == __file__
+
+
+def test_labels_out_of_range_in_a_compiled_loss_say_so() -> None:
+    compiled = torch.compile(VarConLoss(num_classes=3), backend="aot_eager")
+    compiled(X, torch.tensor([0, 1, 2, 0]))
+    with pytest.raises(RuntimeError, match=r"labels must be in \[0, 3\)"):
+        compiled(X, torch.tensor([0, 1, 3, 0]))
+
+
+def test_a_device_checks_the_labels_without_waiting() -> None:
+    """On a tensor without data, that says it is on a GPU."""
+    calls = []
+
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            calls.append((str(func), *args[1:]))
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode():
+        x = torch.randn(64, 8, device="cuda")
+        labels = torch.zeros(64, dtype=torch.int64, device="cuda")
+        with Calls():
+            VarConLoss(num_classes=3)(x, labels)
+    assert ("aten._assert_async.msg", "labels must be in [0, 3)") in calls
 
 
 X, Y = torch.randn(4, 3), torch.tensor([0, 1, 0, 1])

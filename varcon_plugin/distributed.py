@@ -6,6 +6,7 @@ Class sums and counts travel between ranks, embeddings do not.
 from __future__ import annotations
 
 import gc
+from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +29,9 @@ __all__ = [
     "sum_across_ranks",
     "world_size",
 ]
+
+STORE_PATIENCE = timedelta(seconds=5)
+REJECTED = "got arguments that VarConLoss rejects; the error raised there says which"
 
 
 def active_group(group: ProcessGroup | None = None) -> ProcessGroup | None:
@@ -139,14 +143,20 @@ def agree(
     mine = torch.tensor(
         (*shape, double, news), dtype=torch.int64, device=message_device(group)
     )
-    sizes, dims, doubles, tidings = gather_equal(mine, group).T.tolist()
+    try:
+        sizes, dims, doubles, tidings = gather_equal(mine, group).T.tolist()
+    except RuntimeError as reason:
+        raise RuntimeError(
+            f"rank {rank} of {ranks} waited in VarConLoss for the batch of the other "
+            f"ranks, but {_absent(group)}; look for what ended or held it: every "
+            f"rank must call the loss equally often ({reason})"
+        ) from reason
     if error is not None:
         raise type(error)(f"rank {rank} of {ranks}: {error}")
     failed = [str(r) for r, size in enumerate(sizes) if size < 0]
     if failed:
         raise RuntimeError(
-            f"rank {', '.join(failed)} of {ranks} got arguments that VarConLoss "
-            f"rejects; the error raised there says which (this is rank {rank})"
+            f"rank {', '.join(failed)} of {ranks} {REJECTED} (this is rank {rank})"
         )
     if len(set(dims)) > 1:
         raise ValueError(
@@ -155,6 +165,36 @@ def agree(
         )
     dtype = torch.float64 if any(doubles) else torch.float32
     return Agreement(list(sizes), dtype, any(tidings))
+
+
+def _absent(group: ProcessGroup) -> str:
+    """Which ranks do not wait as this one does, asked of the store all started with."""
+    key = "varcon_plugin/waiting/"
+    missing = []
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        store.set(f"{key}{dist.get_rank()}", "")
+        for number, other in enumerate(dist.get_process_group_ranks(group)):
+            try:
+                store.wait([f"{key}{other}"], STORE_PATIENCE)
+            except RuntimeError:  # what all time-outs of torch.distributed are
+                missing.append(str(number))
+    except RuntimeError:
+        return "one did not answer, nor did the store, which rank 0 keeps"
+    return f"rank {', '.join(missing)} did not answer" if missing else "one went away"
+
+
+def agree_in_graph(good: Tensor, message: str, group: ProcessGroup) -> None:
+    """`agree` in a compiled graph: fails when it runs, on all ranks if on one.
+
+    Args:
+        good: (), bool, whether this rank's arguments are.
+        message: what is wrong with them otherwise.
+        group: the ranks to agree with. Every one of them must call.
+    """
+    bad = sum_across_ranks((~good).float(), group)
+    torch._assert_async(good, message)
+    torch._assert_async(bad == 0, f"another rank {REJECTED}")
 
 
 def message_device(group: ProcessGroup) -> torch.device:

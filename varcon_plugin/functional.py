@@ -58,9 +58,18 @@ def normalize(vectors: Tensor) -> Tensor:
 
 
 def _divide_by_norm(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    """Unit rows and the inverse norms, also where the squares leave the dtype."""
+    exponent = 1024 if vectors.dtype == torch.float64 else 128
+    far = 2.0 ** (exponent * 15 // 32)
+    largest = torch.linalg.vector_norm(vectors, torch.inf, dim=-1, keepdim=True)
+    scale = torch.ones_like(largest)  # by powers of two: nothing is rounded
+    scale = scale.masked_fill(largest > far, 2.0 ** -(exponent * 5 // 8))
+    scale = scale.masked_fill(largest < 1 / far, 2.0 ** (exponent * 25 // 32))
+    scaled = vectors * scale
+    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
     inverse = norm.masked_fill(norm == 0, torch.inf).reciprocal()
-    return vectors * inverse, inverse
+    limit = torch.finfo(vectors.dtype).max
+    return scaled * inverse, (inverse * scale).clamp(max=limit)
 
 
 class _Normalize(torch.autograd.Function):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.utils.hooks import RemovableHandle
 
+from varcon_plugin.caller import warn_caller
 from varcon_plugin.centroids import BatchCentroids, References
-from varcon_plugin.distributed import active_group, agree, world_size
+from varcon_plugin.distributed import (
+    active_group,
+    agree,
+    agree_in_graph,
+    world_size,
+)
 from varcon_plugin.functional import VarConTerms, normalize
 from varcon_plugin.fused import fused_varcon_terms
 from varcon_plugin.momentum import MomentumCentroids
@@ -21,6 +26,7 @@ from varcon_plugin.sharded import observed_references, sharded_varcon_terms
 
 __all__ = ["Observation", "VarConLoss"]
 
+UNSAID = "wrong arguments for VarConLoss: without torch.compile it says which"
 TEMPERATURE_RANGE = (1e-18, 1e18)  # its square and inverse square are float32
 
 
@@ -86,10 +92,11 @@ class VarConLoss(nn.Module):
             counted in the mean.
         detach_centroids: stop the gradient at the class means, as published. False
             lets it flow, in O(N C) memory.
-        reduction: ``"mean"`` over the global batch, or ``"none"`` for this rank's
-            per-sample losses (N,). Unscaled then: reduce them as
+        reduction: ``"mean"`` or ``"sum"`` over the global batch, or ``"none"`` for this
+            rank's per-sample losses (N,). Unscaled then: reduce them as
             ``world_size * (weight * loss).sum() / global_count``.
         gather_distributed: False computes each rank's loss from its own batch alone.
+            (In `varcon_plugin.lightly` that is the default, as in lightly's losses.)
         process_group: the ranks that share a batch; None is the default group.
 
     Raises:
@@ -105,7 +112,7 @@ class VarConLoss(nn.Module):
         num_classes: int | None = None,
         leave_one_out: bool = False,
         detach_centroids: bool = True,
-        reduction: Literal["mean", "none"] = "mean",
+        reduction: Literal["mean", "sum", "none"] = "mean",
         gather_distributed: bool = True,
         process_group: ProcessGroup | None = None,
     ) -> None:
@@ -122,8 +129,10 @@ class VarConLoss(nn.Module):
             )
         if num_classes is not None and num_classes < 1:
             raise ValueError(f"num_classes must be None or >= 1, got {num_classes}")
-        if reduction not in ("mean", "none"):
-            raise ValueError(f'reduction must be "mean" or "none", got {reduction!r}')
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(
+                f'reduction must be "mean", "sum" or "none", got {reduction!r}'
+            )
         if process_group is not None and not gather_distributed:
             raise ValueError(
                 "process_group names the ranks to gather from, but gather_distributed "
@@ -161,6 +170,17 @@ class VarConLoss(nn.Module):
         self._observers[handle.id] = disable(observer)
         return handle
 
+    if TYPE_CHECKING:  # what `nn.Module.__call__` leaves open
+
+        def __call__(
+            self,
+            embeddings: Tensor,
+            labels: Tensor,
+            *,
+            reference_embeddings: Tensor | None = None,
+        ) -> Tensor:
+            """`forward`."""
+
     def forward(
         self,
         embeddings: Tensor,
@@ -171,10 +191,12 @@ class VarConLoss(nn.Module):
         """The loss: a scalar, or (N,) with ``reduction="none"``.
 
         Args:
-            embeddings: (N, D), floating; all views of all images of this rank.
-            labels: (N,), integer class ids, in the order of ``embeddings``.
-            reference_embeddings: (N, D), what stands for each row in its class
-                reference, such as another encoder's embedding of the same image
+            embeddings: (N, D), floating; all views of all images of this rank. Or
+                (B, V, D), the V views of each of B images: as (B * V, D).
+            labels: (N,), integer class ids, in the order of ``embeddings``; or (B,).
+                Every integer is a class: leave samples without a label out.
+            reference_embeddings: as ``embeddings``, what stands for each row in its
+                class reference, such as another encoder's embedding of the same image
                 (ours). None: the embeddings themselves.
 
         Raises:
@@ -200,6 +222,10 @@ class VarConLoss(nn.Module):
         detached.
         """
         group = active_group(self.process_group) if self.gather_distributed else None
+        given = reference_embeddings
+        if isinstance(given, Tensor) and given.ndim == 3:
+            reference_embeddings = by_sample(given, labels)[0]
+        embeddings, labels = by_sample(embeddings, labels)
         error = argument_error(
             embeddings,
             labels,
@@ -214,8 +240,13 @@ class VarConLoss(nn.Module):
             sizes, dtype, restored = agree(error, embeddings, group, restored)
             if isinstance(bank, nn.Module) and restored:
                 bank.to(embeddings.device).take_from_first_rank(group)
-        elif error is not None:
+        elif group is None and error is not None:
             raise error
+        if error is None:
+            check_on_device(labels, self.centroids.num_classes, group)
+        elif group is not None:  # compiling: a rank that raised would leave the others
+            fail_in_graph(embeddings, group)
+            return no_terms()
 
         with torch.autocast(embeddings.device.type, enabled=False):
             dtype = torch.promote_types(embeddings.dtype, dtype)
@@ -256,6 +287,8 @@ class VarConLoss(nn.Module):
             loss, kl, nll = (x.masked_fill(alone, 0) for x in (loss, kl, nll))
         if self.reduction == "mean":
             loss = loss.sum() * (ranks / references.total.clamp(min=1))
+        elif self.reduction == "sum":
+            loss = loss.sum() * ranks
         self._warn_if_vacuous(references)
         detached = (x.detach() for x in (kl, nll, confidence, tau2))
         return VarConTerms(loss, *detached)
@@ -284,10 +317,9 @@ class VarConLoss(nn.Module):
         else:
             return
         self._warned = True
-        warnings.warn(
+        warn_caller(
             f"VarConLoss is 0 with gradient 0: {reason}. Use larger or class-balanced "
-            "batches. Said once.",
-            stacklevel=2,
+            "batches. Said once."
         )
 
     def extra_repr(self) -> str:
@@ -319,6 +351,47 @@ def reference_error(embeddings: Tensor, references: Any) -> Exception | None:
     return None
 
 
+def by_sample(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, V, D) with labels (B,) as (B * V, D) with labels (B * V,); others as is."""
+    if not (isinstance(embeddings, Tensor) and isinstance(labels, Tensor)):
+        return embeddings, labels
+    shape = embeddings.shape
+    if len(shape) != 3 or labels.shape != shape[:1]:
+        return embeddings, labels
+    return embeddings.flatten(0, 1), labels.repeat_interleave(shape[1])
+
+
+def check_on_device(
+    labels: Tensor, num_classes: int | None, group: ProcessGroup | None
+) -> None:
+    """Have a device, or a compiled graph, end the run at labels out of range.
+
+    Without waiting for it. `argument_error` has looked at those of the host.
+    """
+    compiling = torch.compiler.is_compiling()
+    if num_classes is None or not (compiling or labels.device.type == "cuda"):
+        return
+    ids = labels.to(torch.int64)
+    inside = (ids == ids.clamp(0, num_classes - 1)).all()
+    message = f"labels must be in [0, {num_classes})"
+    if compiling and group is not None:
+        agree_in_graph(inside, message, group)
+    else:
+        torch._assert_async(inside, message)
+
+
+def fail_in_graph(embeddings: Tensor, group: ProcessGroup) -> None:
+    """End the compiled graphs of all ranks of ``group`` when they run."""
+    device = embeddings.device if isinstance(embeddings, Tensor) else None
+    good = torch.zeros((), dtype=torch.bool, device=device)
+    agree_in_graph(good, UNSAID, group)
+
+
+def no_terms() -> VarConTerms:
+    """What a compiled graph that has failed returns to nobody."""
+    return VarConTerms(*torch.full((5,), torch.nan).unbind())
+
+
 def argument_error(
     embeddings: Tensor,
     labels: Tensor,
@@ -331,8 +404,9 @@ def argument_error(
             return TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if embeddings.ndim != 2:
         return ValueError(
-            f"embeddings must be 2-D (N, D), got shape {tuple(embeddings.shape)}; "
-            "concatenate several views along the first dimension"
+            "embeddings must be 2-D (N, D), or (B, V, D) with labels (B,), got shape "
+            f"{tuple(embeddings.shape)}; concatenate several views along the first "
+            "dimension"
         )
     if not embeddings.is_floating_point():
         return TypeError(f"embeddings must be floating, got {embeddings.dtype}")
@@ -361,7 +435,8 @@ def argument_error(
         )
     on_host = labels.device.type == "cpu" and not torch.compiler.is_compiling()
     if num_classes is not None and on_host:
-        low, high = int(labels.min()), int(labels.max())
+        ids = labels.to(torch.int64)  # unsigned integers have no min
+        low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= num_classes:
             return ValueError(
                 f"labels must be in [0, num_classes) = [0, {num_classes}), got "

@@ -95,7 +95,11 @@ Z0, Z1 = torch.randn(N, D), torch.randn(N, D)
         ((Z0, LABELS[:7]), ValueError, r"same length, got 12 and 7"),
         ((Z0, Z1, LABELS.float()), TypeError, r"integer class ids, got torch.float32"),
         ((Z0, Z1, LABELS[:, None]), ValueError, r"1-D class ids .*got shape \(12, 1\)"),
-        ((Z0[None], Z1[None], LABELS), ValueError, r"2-D \(N, D\), got .*\(1, 12, 8\)"),
+        (
+            (Z0[None], Z1[None], LABELS),
+            ValueError,
+            r"2-D \(N, D\), .* got shape \(1, 12, 8\)",
+        ),
         ((Z0[:0], Z1[:0], LABELS[:0]), ValueError, r"empty batch"),
     ],
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 import varcon_plugin.loss
+from varcon_plugin.caller import warn_caller
 from varcon_plugin.distributed import active_group, agree
 from varcon_plugin.functional import VarConTerms
 from varcon_plugin.loss import argument_error
+from varcon_plugin.momentum import MomentumCentroids
 
 __all__ = ["VarConLoss"]
 
@@ -32,7 +34,12 @@ class VarConLoss(varcon_plugin.loss.VarConLoss):
             the DDP-averaged gradient then is that of one process on the whole batch.
             False (as in most of lightly's losses) takes each rank's batch alone, and
             says so once.
-        options: the other keyword arguments of `varcon_plugin.VarConLoss`.
+        centroids: as for `varcon_plugin.VarConLoss`, and so are all that follow.
+        num_classes: see there.
+        leave_one_out: see there.
+        detach_centroids: see there.
+        reduction: see there.
+        process_group: see there.
 
     Examples:
         >>> criterion = VarConLoss()
@@ -45,12 +52,36 @@ class VarConLoss(varcon_plugin.loss.VarConLoss):
         temperature: float = 0.1,
         epsilon: float = 0.02,
         gather_distributed: bool = False,
-        **options: Any,
+        *,
+        centroids: MomentumCentroids | None = None,
+        num_classes: int | None = None,
+        leave_one_out: bool = False,
+        detach_centroids: bool = True,
+        reduction: Literal["mean", "sum", "none"] = "mean",
+        process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(
-            temperature, epsilon, gather_distributed=gather_distributed, **options
+            temperature,
+            epsilon,
+            centroids=centroids,
+            num_classes=num_classes,
+            leave_one_out=leave_one_out,
+            detach_centroids=detach_centroids,
+            reduction=reduction,
+            gather_distributed=gather_distributed,
+            process_group=process_group,
         )
         self._warned_local = False
+
+    if TYPE_CHECKING:  # what `nn.Module.__call__` leaves open
+
+        def __call__(
+            self,
+            *views: Tensor,
+            labels: Tensor | None = None,
+            reference_embeddings: Tensor | None = None,
+        ) -> Tensor:
+            """`forward`."""
 
     def forward(
         self,
@@ -113,11 +144,10 @@ class VarConLoss(varcon_plugin.loss.VarConLoss):
         if self._warned_local or self.gather_distributed or active_group() is None:
             return
         self._warned_local = True
-        warnings.warn(
+        warn_caller(
             "VarConLoss takes the class means from each rank's own batch: pass "
             "gather_distributed=True to take them over all ranks, as one process with "
-            "the whole batch would. Said once.",
-            stacklevel=4,
+            "the whole batch would. Said once."
         )
 
 

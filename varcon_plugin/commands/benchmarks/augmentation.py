@@ -116,7 +116,7 @@ def train(folder: Path, pipeline: Any, seed: int, epochs: int, images: int) -> E
             batch = on_batch(views)
             loss = criterion(model(torch.cat(batch)), labels.repeat(len(batch)))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     return model

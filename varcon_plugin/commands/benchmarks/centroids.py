@@ -53,11 +53,11 @@ def measure(
 
     def step() -> None:
         x.grad = None
-        criterion(x, labels).backward()
+        criterion(x, labels).backward()  # type: ignore[no-untyped-call]
 
     warm = VarConLoss(centroids=MomentumCentroids(8, dim, num_negatives=4)).to(device)
     few = x.detach()[:8].requires_grad_()
-    warm(few, torch.arange(8, device=device)).backward()  # load what is lazy
+    warm(few, torch.arange(8, device=device)).backward()  # type: ignore[no-untyped-call]  # load lazy
     reset_peak(device)
     before, _ = memory(device)
     step()

@@ -58,7 +58,7 @@ class Training:
         self.monitor.begin_step(number, epoch)
         value = self.loss(self.model(self.images), self.labels)
         self.optimizer.zero_grad()
-        value.backward()
+        value.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self.monitor.end_step()
         synchronize(self.images.device)

@@ -167,7 +167,7 @@ def train(plan: Plan) -> Record:
             mine = torch.cat([view[rank::ranks] for view in views])
             loss = criterion(model(mine), chosen[rank::ranks].repeat(2))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             losses.append(loss.detach())
