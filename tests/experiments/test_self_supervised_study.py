@@ -8,14 +8,8 @@ import torch
 from PIL import Image
 
 from varcon_plugin.commands import self_supervised as tool
-from varcon_plugin.experiments.self_supervised import (
-    METHODS,
-    Cell,
-    Pixels,
-    Run,
-    Setting,
-    random_crops,
-)
+from varcon_plugin.experiments.self_supervised import METHODS, Cell, Setting
+from varcon_plugin.experiments.self_supervised_run import Pixels, Run, random_crops
 from varcon_plugin.experiments.self_supervised_summary import paired
 
 TINY = Setting(images=64, epochs=1, batch_size=32, points=(1,))

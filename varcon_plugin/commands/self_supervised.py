@@ -29,14 +29,9 @@ from torch import Tensor
 
 from varcon_plugin.evaluation.images import Images, Splits, read_rgb
 from varcon_plugin.evaluation.sources import folder
-from varcon_plugin.experiments.self_supervised import (
-    METHODS,
-    Cell,
-    Pixels,
-    Run,
-    Setting,
-)
+from varcon_plugin.experiments.self_supervised import METHODS, Cell, Setting
 from varcon_plugin.experiments.self_supervised_pictures import draw_pictures
+from varcon_plugin.experiments.self_supervised_run import Pixels, Run
 from varcon_plugin.experiments.self_supervised_summary import write_summary
 
 MAIN = tuple(METHODS)[:6]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from varcon_plugin.evaluation.plots import draw_tsne
-from varcon_plugin.experiments.self_supervised import Run
+from varcon_plugin.experiments.self_supervised_run import Run
 from varcon_plugin.momentum import MomentumCentroids
 from varcon_plugin.self_supervised import SelfSupervisedVarConLoss
 
