@@ -19,7 +19,7 @@ __all__ = ["draw_pictures", "latent_page"]
 
 ROWS, COLUMNS = 16, 14
 GAP = 2  # pixels
-DPI = 120
+DPI = 70  # images of 32 pixels need no more
 
 
 def draw_pictures(run: Run, classes: Sequence[str], out: Path) -> None:

@@ -139,7 +139,10 @@ class Run:
             weight_decay=5e-4,
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, cell.learning_rate, total_steps=steps, pct_start=0.2
+            self.optimizer,
+            cell.learning_rate,
+            total_steps=steps,
+            pct_start=max(0.2, 2 / steps),  # two steps at least
         )
         self.terms: SelfSupervisedTerms | None = None
         self.curve: list[tuple[int, float]] = []

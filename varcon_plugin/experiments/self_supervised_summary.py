@@ -100,10 +100,12 @@ def draw(results: Sequence[Result], sizes: Sequence[int], path: Path) -> None:
     """k-NN accuracy by epoch, a panel for each batch size."""
     figure = Figure(figsize=(6 * len(sizes), 5), layout="constrained")
     axes = figure.subplots(1, len(sizes), squeeze=False)[0]
+    methods = sorted({result["method"] for result in results})
     for axis, size in zip(axes, sizes, strict=True):
-        groups = grouped([r for r in results if batch_size(r) == size])
-        for colour, group in zip(COLOURS, groups, strict=False):
-            points(axis, group[0]["method"], colour, mean_curve(group))
+        for group in grouped([r for r in results if batch_size(r) == size]):
+            name = group[0]["method"]
+            colour = COLOURS[methods.index(name) % len(COLOURS)]
+            points(axis, name, colour, mean_curve(group))
         axis.set(xlabel="epoch", ylabel="k-NN top-1 (%)", title=f"batch {size}")
         axis.legend()
     figure.savefig(path, dpi=DPI)
