@@ -87,7 +87,7 @@ class SelfSupervisedVarConLoss(nn.Module):
         self.image_loss = VarConLoss(
             temperature, epsilon, leave_one_out=True, process_group=process_group
         )
-        self.pseudo_labels = pseudo_labels
+        self.pseudo_labels: PseudoLabels | None = pseudo_labels
         self.latent_loss: VarConLoss | None = None
         if pseudo_labels is not None:
             bank = MomentumCentroids(

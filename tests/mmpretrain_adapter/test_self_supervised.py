@@ -9,7 +9,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from paths import REPO
 
+from varcon_plugin.mmpretrain.blame import ConfigError
 from varcon_plugin.mmpretrain.launch import prepare
+from varcon_plugin.mmpretrain.preflight import preflight
 
 SUPERVISED = {
     "model.type": "VarCon",
@@ -17,7 +19,7 @@ SUPERVISED = {
 }
 
 
-def configure(work_dir, *, hook=True, **changes):
+def settings(work_dir, *, hook=True, **changes):
     """Four iterations of 16 digits."""
     cfg = Config.fromfile(REPO / "configs" / "varcon_ssl_r18_digits.py")
     cfg.merge_from_dict(
@@ -40,7 +42,11 @@ def configure(work_dir, *, hook=True, **changes):
         cfg.default_hooks.pop("latent_classes")
     cfg.experiment_name = uuid.uuid4().hex  # mmengine's own has a resolution of 1 s
     prepare(cfg, "train")
-    return Runner.from_cfg(cfg)
+    return cfg
+
+
+def configure(work_dir, **changes):
+    return Runner.from_cfg(settings(work_dir, **changes))
 
 
 def trained(work_dir, shuffle=False, **changes):
@@ -129,6 +135,20 @@ def test_too_many_classes_are_told_before_training(tmp_path):
     with pytest.raises(ValueError, match="got 40 classes with 32 embeddings"):
         runner.train()
     assert runner.iter == 0
+
+
+def test_the_check_before_a_run_knows_latent_classes(tmp_path, monkeypatch):
+    key = "model.head.loss.pseudo_labels"
+    changes = {"model.teacher_momentum": 0.1}
+    flight = preflight(settings(tmp_path, **changes), "train")  # 8 classes, 10 digits
+    assert flight.model.head.loss_module.pseudo_labels.calls == 0
+    too_many = settings(tmp_path, **{f"{key}.num_classes": 40})
+    with pytest.raises(ConfigError, match=r"model.head.loss: .* 40 classes with 32"):
+        preflight(too_many, "train")
+    monkeypatch.setenv("VARCON_PROCESSES", "2")
+    preflight(too_many, "train")
+    with pytest.raises(ConfigError, match=r"pseudo_labels.dim: 32, .* 64 dimensions"):
+        preflight(settings(tmp_path, **{f"{key}.dim": 32}), "train")
 
 
 def test_one_view_is_told_before_training(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +40,7 @@ from varcon_plugin.mmpretrain.check_hooks import check_labels
 from varcon_plugin.mmpretrain.checkpoints import load_weights
 from varcon_plugin.mmpretrain.datasets import ImageFolder
 from varcon_plugin.mmpretrain.unwrap import leaves
+from varcon_plugin.self_supervised import SelfSupervisedVarConLoss
 from varcon_plugin.training.folders import SPLITS, scan_classes
 
 __all__ = ["Flight", "preflight", "processes"]
@@ -103,9 +105,17 @@ def preflight(cfg: Config, name: str) -> Flight | None:
     check_label_range(cfg, labels)
     model = build_model(cfg)
     check_load_from(cfg, model)
-    inputs = forward(model, two_images(cfg, dataset, labels))
+    images = cfg[TRAIN].get("batch_size", 1) * processes()
+    inputs = forward(model, two_images(cfg, dataset, labels), images)
     check_optimizer(cfg, model)
-    return Flight(model, dataset, labels, inputs, embedding_size(model, inputs))
+    size = embedding_size(model, inputs)
+    latent = getattr(latent_loss(model), "pseudo_labels", None)
+    if latent is not None and size not in (None, latent.dim):
+        raise ConfigError(
+            f"model.head.loss.pseudo_labels.dim: {latent.dim}, but the embeddings have "
+            f"{size} dimensions"
+        )
+    return Flight(model, dataset, labels, inputs, size)
 
 
 def check_work_dir(work_dir: str) -> None:
@@ -216,11 +226,11 @@ def check_label_range(cfg: Config, labels: Tensor | None) -> None:
 
 
 def class_counts(config: Any, key: str) -> Iterator[tuple[str, int]]:
-    """Every ``num_classes`` in a config, with its key."""
+    """Every ``num_classes`` of labels in a config, with its key."""
     for name, value in config.items():
         if name == "num_classes" and isinstance(value, int):
             yield f"{key}.{name}", value
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and name != "pseudo_labels":
             yield from class_counts(value, f"{key}.{name}")
 
 
@@ -272,18 +282,46 @@ def two_images(cfg: Config, dataset: Any, labels: Tensor | None) -> Any:
         raise ConfigError(f"{TRAIN}.collate_fn: {one_line(error)}") from error
 
 
-def forward(model: Any, batch: Any) -> Any:
+def forward(model: Any, batch: Any, images: int) -> Any:
     """The model's inputs, after a forward pass that names the part that fails."""
     try:
         data = model.data_preprocessor(batch, True)
     except Exception as error:
         raise ConfigError(f"data_preprocessor: {one_line(error)}") from error
-    with torch.no_grad():
+    with torch.no_grad(), latent_classes_aside(model, images, data["inputs"]):
         try:
             model._run_forward(data, mode="loss")
         except Exception as error:
             raise ConfigError(culprit(model, data["inputs"], error)) from error
     return data["inputs"]
+
+
+def latent_loss(model: Any) -> SelfSupervisedVarConLoss | None:
+    """The loss for images without labels, if the model has it."""
+    loss = getattr(getattr(model, "head", None), "loss_module", None)
+    return loss if isinstance(loss, SelfSupervisedVarConLoss) else None
+
+
+@contextmanager
+def latent_classes_aside(model: Any, images: int, inputs: Any) -> Iterator[None]:
+    """Leave out latent classes, which two images cannot fill.
+
+    Raises:
+        ConfigError: nor can a batch of so many images.
+    """
+    loss = latent_loss(model)
+    if loss is None:
+        yield
+        return
+    try:
+        loss.check_batch(images, len(inputs) if isinstance(inputs, list) else 1)
+    except ValueError as error:
+        raise ConfigError(f"model.head.loss: {one_line(error)}") from error
+    kept, loss.pseudo_labels = loss.pseudo_labels, None
+    try:
+        yield
+    finally:
+        loss.pseudo_labels = kept
 
 
 def culprit(model: Any, inputs: Any, error: Exception) -> str:
