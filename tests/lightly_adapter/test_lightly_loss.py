@@ -155,3 +155,17 @@ def test_a_wrong_call_on_one_rank_stops_all(run_ranks):
     messages = run_ranks(_one_rank_forgets_labels, 2)
     assert "labels are missing" in messages[0]
     assert "rank 0 of 2 got arguments" in messages[1]
+
+
+def test_keys_of_a_momentum_encoder_are_no_view():
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 8, 4, generator=generator)
+    labels = torch.arange(8) % 2
+    query.requires_grad_()
+    criterion = VarConLoss()
+    with pytest.raises(ValueError, match="view 1 carries no gradient and others do"):
+        criterion(query, key, labels)
+    criterion(query, labels, reference_embeddings=key).backward()
+    assert query.grad.abs().sum() > 0
+    with torch.no_grad():
+        assert criterion(query, key, labels).isfinite()

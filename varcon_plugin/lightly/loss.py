@@ -184,7 +184,20 @@ def _call_error(arguments: tuple[Any, ...]) -> Exception | None:
             f"labels are missing: the last of {len(arguments)} arguments is a view of "
             f"shape {tuple(labels.shape)}; write {USAGE}"
         )
-    return _shape_error(views, labels)
+    return _shape_error(views, labels) or _detached_error(views)
+
+
+def _detached_error(views: list[Tensor]) -> Exception | None:
+    """What is wrong with views of which some carry a gradient and others do not."""
+    learned = [view.requires_grad for view in views]
+    if not torch.is_grad_enabled() or all(learned) or not any(learned):
+        return None
+    return ValueError(
+        f"view {learned.index(False)} carries no gradient and others do: keys of a "
+        "momentum encoder (MoCo) would count as samples that nothing learns from; "
+        "write criterion(z0, z1, labels, reference_embeddings=torch.cat((k0, k1))), "
+        "where keys are for the class references alone"
+    )
 
 
 def _could_be_labels(tensor: Tensor) -> bool:
