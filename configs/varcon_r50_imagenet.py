@@ -11,10 +11,10 @@ Where the numbers come from:
   and cosine over 200 epochs, batch 4096: mmpretrain's SimCLR ResNet-50 recipe (16 x 256
   there, 8 x 512 here). The paper's ImageNet hyper-parameters are not public.
 - temperature 0.1 and epsilon 0.02: the authors' code (CIFAR); 200 epochs: the paper.
-- weight decay 1e-6 is SimCLR's, kept so that this stays mmpretrain's recipe with another
-  loss. The public supervised recipes that reach 78.7 % and more have 1e-4 to 1e-3:
-  varcon_r50_imagenet_supcon.py and varcon_r50_imagenet_multicrop.py follow them. Which
-  is better for VarCon has not been measured.
+- weight decay 1e-6 is SimCLR's, kept so that this stays mmpretrain's recipe with
+  another loss. The public supervised recipes that reach 78.7 % and more have 1e-4 to
+  1e-3, which varcon_r50_imagenet_supcon.py and varcon_r50_imagenet_multicrop.py follow.
+  Which is better for VarCon has not been measured.
 - mixed precision: the authors' code. num_classes only selects the faster static path.
 - BatchNorm over each GPU's own 1,024 views: the authors' command does without SyncBN as
   well. Where a GPU holds fewer than 256 views add --cfg-options
