@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install quickstart test chaos lint format docs dist clean help
+.PHONY: install quickstart test test-gpu chaos lint format docs dist clean help
 
 help:
 	@echo "make quickstart   set up, train VarCon on two processes, evaluate"
 	@echo "make test         set up, run the tests"
 	@echo "make chaos        attack what docs/reliability.md promises (minutes)"
+	@echo "make test-gpu     set up, test and time on a GPU, write work_dirs/test_gpu/report.md"
 	@echo "make install      set up only (PYTHON=python3.x picks the interpreter)"
 	@echo "make lint|format  check or rewrite the code"
 	@echo "make docs         build the documentation site into site/"
@@ -33,6 +34,9 @@ test: install
 
 chaos: install
 	OMP_NUM_THREADS=1 $(BIN)/python tools/chaos.py
+
+test-gpu: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m varcon_plugin.commands.gpu_report
 
 lint: install
 	$(BIN)/ruff check .
