@@ -92,3 +92,16 @@ def test_a_contestant_that_fails_ends_the_benchmark_with_what_it_said(monkeypatc
     args = train.parse_args()
     with pytest.raises(SystemExit, match=r"missing\.py"):
         train.measure(("recipe", Path("missing.py")), args, False)
+
+
+def test_plain_is_the_recipe_with_mmpretrains_pipeline_in_float32():
+    cfg = Config.fromfile(REPO / "configs" / "varcon_r18_image_folder.py")
+    plain = training_run.plain(Config.fromfile(cfg.filename))
+    assert plain.optim_wrapper.type == "OptimWrapper"
+    assert plain.optim_wrapper.optimizer == cfg.optim_wrapper.optimizer
+    assert not plain.model.channels_last
+    crop = plain.train_dataloader.dataset.pipeline[1]["transforms"][0][0]
+    ours = cfg.train_dataloader.dataset.pipeline[0]
+    assert crop["crop_ratio_range"] == ours["crop_ratio_range"]
+    assert training_run.crop_size(plain) == 32
+    assert plain.data_preprocessor.mean == cfg.data_preprocessor.mean

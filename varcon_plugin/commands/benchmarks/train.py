@@ -6,8 +6,9 @@ FOLDER/train/<class>/* are the images. The recipe is run by mmengine with all it
 and in the same rounds, each in a process of its own, so are two rivals at the same
 network, crop size, batch and images: mmpretrain's SimCLR recipe with its pipeline on
 the CPU, and lightly's SimCLR with its transform under Lightning. Rivals have a data
-worker for each core. ``--also`` adds further recipes, such as the same one of an
-earlier version. Writes report.md, report.json and report.png.
+worker for each core. ``--also`` adds further recipes; ``--plain`` the same one without
+what this package does for its speed: float32, contiguous, and flip, colour jitter and
+grayscale by mmpretrain in the recipe's workers. Writes report.md, .json and .png.
 
 On a GPU each round runs twice: for images a second as is, and for the parts with a
 synchronisation at each border.
@@ -83,6 +84,7 @@ def parse_args() -> argparse.Namespace:
     add("--data", type=Path, required=True, help="folder with train/<class>/*")
     add("--also", nargs="*", default=[], help="further recipes")
     add("--rivals", nargs="*", default=["mmpretrain", "lightly"])
+    add("--plain", action="store_true", help="the recipe without its speed, too")
     add("--batch", type=int, help="images; the recipe's by default")
     add("--steps", type=int, default=30, help="that are timed, in each round")
     add("--warm-up", type=int, default=8, help="steps before")
@@ -102,6 +104,8 @@ def choose(args: argparse.Namespace) -> dict[str, Contestant]:
     for name in args.also:
         path = recipe_path(name)
         chosen[f"{path.stem} ({path.parent})"] = ("recipe", path)
+    if args.plain:
+        chosen["the same in float32, mmpretrain's pipeline"] = ("plain", recipe)
     for rival in args.rivals:
         chosen[f"SimCLR, {rival}"] = (rival, recipe)
     return chosen

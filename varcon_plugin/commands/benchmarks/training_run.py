@@ -193,6 +193,36 @@ def simclr(cfg: Any) -> Any:
     return rival
 
 
+def plain(cfg: Any) -> Any:
+    """The recipe in float32 and contiguous, augmented by mmpretrain in the workers."""
+    augment = cfg.data_preprocessor
+    jitter = {
+        "type": "ColorJitter",
+        **{name: augment[name] for name in ("brightness", "contrast")},
+        **{name: augment[name] for name in ("saturation", "hue")},
+    }
+    crops = {**cfg.train_dataloader.dataset.pipeline[0], "type": "RandomResizedCrop"}
+    grey = {"type": "RandomGrayscale", "prob": 0.2, "keep_channels": True}
+    views = [
+        crops,
+        {"type": "RandomFlip", "prob": 0.5},
+        {"type": "RandomApply", "transforms": [jitter], "prob": 0.8},
+        {**grey, "channel_weights": (0.114, 0.587, 0.2989)},  # read as BGR
+    ]
+    cfg.train_dataloader.dataset.pipeline = [
+        {"type": "LoadImageFromFile"},
+        {"type": "MultiView", "num_views": 2, "transforms": [views]},
+        {"type": "PackInputs"},
+    ]
+    cfg.data_preprocessor = {
+        "type": "SelfSupDataPreprocessor",
+        **{name: augment[name] for name in ("mean", "std", "to_rgb")},
+    }
+    cfg.optim_wrapper.type = "OptimWrapper"
+    cfg.model.channels_last = False
+    return cfg
+
+
 def workers(cfg: Any) -> int:
     """Data workers of a rival, which does more in them: at least one for each core."""
     own: int = cfg.train_dataloader.num_workers
@@ -300,7 +330,7 @@ def run_lightly(cfg: Any, clock: Clock, steps: int, warm_up: int) -> None:
 def main() -> None:
     """Run and write images a second and the parts to ``out``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("recipe", "mmpretrain", "lightly"))
+    parser.add_argument("kind", choices=("recipe", "plain", "mmpretrain", "lightly"))
     parser.add_argument("config")
     parser.add_argument("out", type=Path)
     parser.add_argument("--data", required=True)
@@ -320,8 +350,8 @@ def main() -> None:
     if args.kind == "lightly":
         run_lightly(cfg, clock, args.steps, args.warm_up)
     else:
-        chosen = cfg if args.kind == "recipe" else simclr(cfg)
-        run_mmengine(chosen, clock, args.steps, args.warm_up)
+        make = {"recipe": lambda cfg: cfg, "plain": plain, "mmpretrain": simclr}
+        run_mmengine(make[args.kind](cfg), clock, args.steps, args.warm_up)
     seconds = clock.last - clock.start
     record = {
         "images": args.steps * batch,
