@@ -256,18 +256,7 @@ class VarConLoss(nn.Module):
             if reference_embeddings is not None:
                 averaged = normalize(reference_embeddings.to(unit))
             references = self.centroids(averaged, labels, group, sizes)
-            settings = {"temperature": self.temperature, "epsilon": self.epsilon}
-            if references.spread is None:
-                terms = fused_varcon_terms(
-                    unit,
-                    references.targets,
-                    references.centroids,
-                    **settings,
-                    present=references.present,
-                    own=references.own,
-                )
-            else:
-                terms = sharded_varcon_terms(unit, references, **settings)
+            terms = self._terms(unit, references)
             terms = self._reduce(terms, references, world_size(group))
             if self._observers:
                 shown = observed_references(references)
@@ -277,6 +266,20 @@ class VarConLoss(nn.Module):
             if isinstance(self.centroids, nn.Module) and references.batch is not None:
                 self.centroids.move(references.batch)
             return terms
+
+    def _terms(self, unit: Tensor, references: References) -> VarConTerms:
+        """Each sample's terms: the objective, of unit rows and what they meet."""
+        settings = {"temperature": self.temperature, "epsilon": self.epsilon}
+        if references.spread is not None:
+            return sharded_varcon_terms(unit, references, **settings)
+        return fused_varcon_terms(
+            unit,
+            references.targets,
+            references.centroids,
+            **settings,
+            present=references.present,
+            own=references.own,
+        )
 
     def _reduce(
         self, terms: VarConTerms, references: References, ranks: int

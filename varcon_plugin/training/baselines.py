@@ -16,16 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from varcon_plugin.centroids import BatchCentroids
+from varcon_plugin.centroids import References
 from varcon_plugin.distributed import (
     active_group,
     agree,
     gather_labels,
     sum_across_ranks,
-    world_size,
 )
-from varcon_plugin.functional import normalize
-from varcon_plugin.loss import argument_error
+from varcon_plugin.functional import VarConTerms
+from varcon_plugin.loss import VarConLoss, argument_error
 
 __all__ = ["MetricLearningLoss", "PrototypeLoss"]
 
@@ -80,7 +79,7 @@ class MetricLearningLoss(nn.Module):
             return loss
 
 
-class PrototypeLoss(nn.Module):
+class PrototypeLoss(VarConLoss):
     """Twice the cross-entropy against class means: VarCon without its soft target.
 
     VarCon with epsilon = 0 and the one-hot target in place of q, for which
@@ -98,47 +97,23 @@ class PrototypeLoss(nn.Module):
     def __init__(
         self, temperature: float = 0.1, *, num_classes: int | None = None
     ) -> None:
-        super().__init__()
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
-        self.temperature = temperature
-        self.num_classes = num_classes
-        self.centroids = BatchCentroids(num_classes)
+        super().__init__(temperature, 0.0, num_classes=num_classes)
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """This rank's share of the loss, as `varcon_plugin.VarConLoss` returns it.
-
-        Args:
-            embeddings: (N, D), floating; all views of all images of this rank.
-            labels: (N,), integer class ids.
-
-        Raises:
-            TypeError, ValueError or RuntimeError: as `varcon_plugin.VarConLoss`.
-        """
-        group, sizes, dtype = checked_group(embeddings, labels, self.num_classes)
-        with torch.autocast(embeddings.device.type, enabled=False):
-            unit = normalize(
-                embeddings.to(torch.promote_types(embeddings.dtype, dtype))
-            )
-            labels = labels.to(embeddings.device, torch.int64)
-            references = self.centroids(unit, labels, group, sizes)
-            logits = unit @ references.centroids.T / self.temperature  # Eq. 8
-            if references.present is not None:
-                logits = logits.masked_fill(~references.present, -math.inf)
-            nll = F.cross_entropy(logits, references.targets, reduction="sum")
-            return 2 * nll * (world_size(group) / references.total)
-
-    def extra_repr(self) -> str:
-        """The arguments, for ``repr``."""
-        return f"temperature={self.temperature}, num_classes={self.num_classes}"
+    def _terms(self, unit: Tensor, references: References) -> VarConTerms:
+        logits = unit @ references.centroids.T / self.temperature  # Eq. 8
+        if references.present is not None:
+            logits = logits.masked_fill(~references.present, -math.inf)
+        nll = F.cross_entropy(logits, references.targets, reduction="none")
+        tau2 = torch.full_like(nll, self.temperature)
+        return VarConTerms(2 * nll, nll, nll, (-nll).exp(), tau2)
 
 
 def checked_group(
-    embeddings: Tensor, labels: Tensor, num_classes: int | None = None
+    embeddings: Tensor, labels: Tensor
 ) -> tuple[ProcessGroup | None, list[int], torch.dtype]:
     """The ranks, their batch sizes and dtype, once all have good arguments."""
     group = active_group()
-    error = argument_error(embeddings, labels, num_classes)
+    error = argument_error(embeddings, labels, None)
     if group is not None:
         sizes, dtype, _ = agree(error, embeddings, group)
         return group, sizes, dtype
