@@ -272,7 +272,7 @@ def test_damaged_files_do_not_end_a_run(folder, tmp_path):
     seen = train(broken, tmp_path / "run", epochs=3)
     assert len(seen) == 6
     (log,) = (tmp_path / "run").rglob("*.log")  # two workers write to it
-    lines = [x for x in log.read_text().splitlines() if "not a complete image" in x]
+    lines = [x for x in log.read_text().splitlines() if "cannot be used" in x]
     assert len(lines) == 2
     assert any("0/1.jpg" in line for line in lines)
     assert any("1/3.jpg" in line for line in lines)

@@ -38,10 +38,8 @@ class EpochSeedHook(Hook):
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random numbers of workers, sampler and this process."""
-        for dataset in leaves(runner.train_dataloader.dataset):
-            for step in getattr(getattr(dataset, "pipeline", None), "transforms", []):
-                if has_seed(step):
-                    step.worker_seed.restart(runner.seed, get_rank(), runner.epoch)
+        for worker_seed in worker_seeds(runner.train_dataloader.dataset):
+            worker_seed.restart(runner.seed, get_rank(), runner.epoch)
         self._seed(runner, EPOCH, runner.epoch)
 
     def before_train_iter(
@@ -86,6 +84,14 @@ class SeedWorker(BaseTransform):
 def has_seed(step: Any) -> bool:
     """Whether a step of a pipeline can be told to restart its random numbers."""
     return isinstance(getattr(step, "worker_seed", None), WorkerSeed)
+
+
+def worker_seeds(dataset: Any) -> Iterator[WorkerSeed]:
+    """The seeds in the pipelines of a dataset and of the datasets that it wraps."""
+    for part in leaves(dataset):
+        for step in getattr(getattr(part, "pipeline", None), "transforms", []):
+            if has_seed(step):
+                yield step.worker_seed
 
 
 def leaves(dataset: Any) -> Iterator[Any]:
