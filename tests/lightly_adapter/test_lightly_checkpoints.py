@@ -64,9 +64,7 @@ def test_a_damaged_checkpoint_is_named(bytes_left, tmp_path, monkeypatch):
     last.parent.mkdir()
     torch.save(content(LIGHTLY), last)
     last.write_bytes(last.read_bytes()[:bytes_left])
-    expected = (
-        r"^train_lightly\.py: .* no whole checkpoint; last\.ckpt: it is "
-    )
+    expected = r"^train_lightly\.py: .* no whole checkpoint; last\.ckpt: it is "
     with pytest.raises(SystemExit, match=expected):
         train_lightly.main(["--resume", "--output-dir", str(tmp_path)])
 

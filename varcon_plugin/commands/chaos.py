@@ -24,6 +24,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from varcon_plugin.commands.attacks import (  # noqa: F401  to register
     checkpoints,
     damage,
+    durability,
     experiments,
 )
 from varcon_plugin.commands.attacks.registry import ATTACKS, Arena, Attack, Trial
