@@ -23,7 +23,7 @@ __all__ = [
     "fused_varcon_terms",
     "varcon_terms",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
     sys.meta_path.insert(0, MovedModules())
