@@ -118,7 +118,8 @@ def test_two_processes_train_and_evaluate(arguments, tmp_path):
         (["--epsilon", "0.2"], "epsilon must be in"),
     ],
 )
-def test_mistakes_end_in_one_line(tool, arguments, extra, message):
+def test_mistakes_end_in_one_line(tool, arguments, extra, message, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(TOOL)])
     with pytest.raises(SystemExit) as stopped:
         tool.main([*arguments, *extra])
     assert str(stopped.value).startswith("train_lightly.py: ")
@@ -156,6 +157,7 @@ def test_every_flag_reaches_the_module(tool, image_folder):
             *("--weight-decay", "0.1", "--temperature", "0.3", "--epsilon", "0.05"),
             *("--knn-k", "7", "--knn-t", "0.2"),
             *("--warmup-epochs", "3", "--centroid-momentum", "0.5"),
+            *("--micro-batch-size", "4"),
         ]
     )
     datasets = tool.create_datasets(args.data, image_size=args.image_size)
@@ -176,6 +178,9 @@ def test_every_flag_reaches_the_module(tool, image_folder):
         "lr": 0.5,
         "weight_decay": 0.1,
         "warmup_epochs": 3.0,
+        "micro_batch_size": 4,
+        "ema_decay": None,
+        "shard_centroids": False,
     }
     assert model.criterion.temperature == 0.3
     assert model.criterion.epsilon == 0.05

@@ -142,7 +142,7 @@ class Run:
             self.optimizer,
             cell.learning_rate,
             total_steps=steps,
-            pct_start=max(0.2, 2 / steps),  # two steps at least
+            pct_start=max(0.2, 1.5 / steps),  # ends after the first step, not in it
         )
         self.terms: SelfSupervisedTerms | None = None
         self.curve: list[tuple[int, float]] = []
