@@ -62,7 +62,6 @@ def test_a_removed_observer_is_not_called_and_never_in_the_checkpoint():
 
 
 def test_observed_loss_compiles():
-    torch._dynamo.reset()
     loss, seen = VarConLoss(num_classes=5), []
     compiled = torch.compile(loss, backend="eager")
     embeddings = embeddings_of(LABELS)
