@@ -23,7 +23,8 @@ _base_ = ["_base_/simclr_r50_batch_augment.py", "_base_/varcon_runtime.py"]
 model = dict(
     type="VarCon",
     ema_decay=0.999,
-    neck=dict(out_channels=256),
+    backbone=dict(norm_cfg=dict(type="SyncBN")),
+    neck=dict(out_channels=256, norm_cfg=dict(type="SyncBN")),
     head=dict(
         _delete_=True,
         type="VarConHead",

@@ -96,8 +96,8 @@ def test_the_learning_rate_is_that_after_scaling(check, capsys, monkeypatch):
         (f"{DATA}.with_label=False", f"{DATA} (ImageFolder): with_label=False: ImageF"),
         (f"{DATA}.data_rot=x", f"{DATA}.data_rot: ImageFolder has no argument"),
         (
-            f"{DATA}.pipeline.1.num_vews=3",
-            f"{DATA}.pipeline[1].num_vews: MultiView has no argument num_vews (did",
+            f"{DATA}.pipeline.0.num_vews=3",
+            f"{DATA}.pipeline[0].num_vews: TwoCrops has no argument num_vews (did",
         ),
         (
             "model.head.loss.num_classes=1",
@@ -144,7 +144,9 @@ def test_validation_data_is_built_too(check, tmp_path):
 def test_a_work_dir_that_cannot_be_written_to(check, tmp_path):
     (tmp_path / "file").touch()
     said = check(work_dir=tmp_path / "file" / "run")
-    assert said.startswith("train.py: work_dir: cannot write to ")
+    assert said.startswith(
+        f"train.py: work_dir {tmp_path}/file/run cannot be written: "
+    )
 
 
 def folder_config(tmp_path, dataset):
@@ -213,11 +215,14 @@ def test_concatenated_datasets_and_views_of_two_sizes_train(tmp_path, image_fold
     config = config_file(
         tmp_path,
         f"""
-        small = [dict(type="RandomResizedCrop", scale=16)]
+        data_preprocessor = dict(
+            _delete_=True, type="SelfSupDataPreprocessor",
+            mean=[127.5] * 3, std=[63.75] * 3, to_rgb=True)
+        large, small = ([dict(type="RandomResizedCrop", scale=s)] for s in (32, 16))
         pipeline = [
             dict(type="LoadImage"),
             dict(type="MultiView", num_views=[2, 2],
-                 transforms=[{{{{_base_.view_pipeline}}}}, small]),
+                 transforms=[large, small]),
             dict(type="PackInputs"),
         ]
         part = dict(type="ImageFolder", data_root={str(image_folder)!r},

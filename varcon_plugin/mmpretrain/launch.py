@@ -77,7 +77,7 @@ def main(name: str) -> None:
     def merge_and_prepare(cfg: Config, args: Any) -> Config:
         cfg = merge_args(cfg, args)
         if name == "train":
-            take_work_dir(cfg, held)
+            take_work_dir(cfg, held, check_only)
         check_config(cfg, name)
         if is_first_process() and not os.environ.get(CHECKED):
             flight = preflight(cfg, name)
@@ -118,14 +118,16 @@ def run(script: Any) -> None:
         raise UsageError(message) from error
 
 
-def take_work_dir(cfg: Config, held: ExitStack) -> None:
+def take_work_dir(cfg: Config, held: ExitStack, check_only: bool) -> None:
     """Own the work_dir until ``held`` is closed, and find what to resume from.
+
+    A check does not make the folder: `preflight` says whether it could be made.
 
     Raises:
         UsageError: it is another process's, or it holds another run.
     """
     try:
-        if is_first_process():
+        if is_first_process() and (not check_only or Path(cfg.work_dir).exists()):
             hold(cfg.work_dir, held)
         choose_checkpoint(cfg, speak=is_first_process())
     except ValueError as error:

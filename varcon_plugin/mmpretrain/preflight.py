@@ -127,7 +127,7 @@ def check_work_dir(work_dir: str) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"work_dir: cannot write to {above}: {error.strerror}"
+            f"work_dir {work_dir} cannot be written: {error.strerror}"
         ) from error
 
 
