@@ -29,7 +29,12 @@ def test_every_command_is_listed_and_explains_itself(capsys):
 
 def test_a_script_of_the_same_name_runs_the_same_module():
     scripts = [*(REPO / "tools").glob("*.py"), *(REPO / "tools/benchmarks").glob("*")]
-    called = {line for path in scripts for line in path.read_text().splitlines()}
+    called = {
+        line.strip()
+        for path in scripts
+        if path.suffix == ".py"
+        for line in path.read_text().splitlines()
+    }
     for module in {module for module, _ in COMMANDS.values()}:
         if module not in ("train", "test", "benchmark", "doctor"):
             assert f"from varcon_plugin.commands.{module} import main" in called

@@ -124,7 +124,8 @@ def test_pixels_are_those_of_lightlys_transform(folder):
 def test_without_normalize_values_are_in_0_1(folder):
     views = [view[None] for view in TwoCrops(16)(folder / "0" / "0.jpg")]
     ((first, _), _) = SimCLRBatchTransform(normalize=None, **OFF)((views, 0))
-    assert torch.equal(first, views[0].permute(0, 3, 1, 2) / 255)
+    expected = views[0].permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(first, expected, rtol=0, atol=1e-6)
 
 
 def test_strength_multiplies_the_jitter():

@@ -56,7 +56,7 @@ def test_large_images_lose_an_eighth_at_the_border_and_small_ones_nothing():
 
 
 def test_a_folder_needs_train_and_val_with_the_same_classes(image_folder, tmp_path):
-    with pytest.raises(ValueError, match=r'"cifar100" or a folder.*without train and'):
+    with pytest.raises(ValueError, match=r'"cifar100" or a folder.*not found: .*train'):
         create_datasets(str(tmp_path))
     for split, name in (("train", "cat"), ("train", "dog"), ("val", "cat")):
         (tmp_path / split / name).mkdir(parents=True)

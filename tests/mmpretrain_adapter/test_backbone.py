@@ -47,5 +47,7 @@ def test_frozen_is_frozen():
 
 
 def test_an_unknown_model_is_told():
-    with pytest.raises(ValueError, match=r"no model 'resnet5'; near it: .*resnet50"):
+    with pytest.raises(
+        ValueError, match=r"timm model, got 'resnet5'; near it: .*resnet50"
+    ):
         build(model_name="resnet5")

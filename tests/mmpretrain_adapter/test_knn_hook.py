@@ -98,7 +98,7 @@ def hook_on_rank(rank):
     )
     runner = SimpleNamespace(
         model=model, cfg=cfg, epoch=0, max_epochs=1, visualizer=log, message_hub=log,
-        logger=log, hooks=[],
+        logger=log, hooks=[], train_dataloader=SimpleNamespace(num_workers=0),
     )  # fmt: skip
     hook = KNNHook(BANK, TEST)
     hook.before_train(runner)

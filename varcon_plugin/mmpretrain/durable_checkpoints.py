@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from varcon_plugin.checkpoints.newest import Newest, newest
+from varcon_plugin.checkpoints.shards import shard_folder
 from varcon_plugin.checkpoints.writing import write_atomically
 
 __all__ = ["AtomicLocalBackend", "DurableCheckpointHook", "checkpoints", "newest_of"]
@@ -62,6 +63,8 @@ class DurableCheckpointHook(CheckpointHook):
         if "backend" in (self.backend_args or {}):
             interrupted = Path(self.out_dir).glob(INTERRUPTED.format("*"))
             outdated += [path.name for path in interrupted]
+        # a spread bank lies beside its file
+        outdated += [shard_folder(name).name for name in outdated]
         for name in outdated:
             path = self.file_backend.join_path(self.out_dir, name)
             if self.file_backend.isfile(path):

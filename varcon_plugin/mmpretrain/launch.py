@@ -121,13 +121,15 @@ def run(script: Any) -> None:
 def take_work_dir(cfg: Config, held: ExitStack, check_only: bool) -> None:
     """Own the work_dir until ``held`` is closed, and find what to resume from.
 
-    A check does not make the folder: `preflight` says whether it could be made.
+    A check does not make the folder: `preflight` says whether it could be made. Of
+    several nodes, which each check first, the first one owns it.
 
     Raises:
         UsageError: it is another process's, or it holds another run.
     """
     try:
-        if is_first_process() and (not check_only or Path(cfg.work_dir).exists()):
+        first = is_first_process() and os.environ.get("NODE_RANK", "0") == "0"
+        if first and (not check_only or Path(cfg.work_dir).exists()):
             hold(cfg.work_dir, held)
         choose_checkpoint(cfg, speak=is_first_process())
     except ValueError as error:
