@@ -11,7 +11,6 @@ import argparse
 import importlib
 import os
 import platform
-import re
 import resource
 import shutil
 import sys
@@ -23,6 +22,8 @@ from typing import Any
 import torch
 
 import varcon_plugin
+from varcon_plugin.commands.benchmarks.report import processor
+from varcon_plugin.training.precision import has_bfloat16
 
 __all__ = ["main", "report"]
 
@@ -89,11 +90,8 @@ def installed(name: str) -> str:
 
 def devices() -> Iterator[str]:
     """The processor, and every GPU that torch can use."""
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    name = re.search(r"model name\s*: (.*)", text)
     cores = len(os.sched_getaffinity(0))
-    yield f"CPU: {name[1] if name else platform.machine()}, {cores} cores to use"
+    yield f"CPU: {processor()}, {cores} cores to use"
     yield f"torch uses {torch.get_num_threads()} threads"
     if not torch.cuda.is_available():
         yield f"no GPU that torch can use (built for CUDA {torch.version.cuda})"
@@ -109,9 +107,10 @@ def devices() -> Iterator[str]:
 
 def speed() -> Iterator[str]:
     """What makes a step fast, and whether it is there."""
-    has_bfloat16 = cpu_has_bfloat16()
     yield "CPU mixed precision: " + (
-        "bfloat16 in hardware" if has_bfloat16 else "no bfloat16 in hardware: float32"
+        "bfloat16 in hardware"
+        if has_bfloat16("cpu")
+        else "no bfloat16 in hardware: float32"
     )
     backend: Any = torch.backends.mkldnn  # untyped upstream
     onednn = backend.is_available() and backend.enabled
@@ -125,13 +124,6 @@ def speed() -> Iterator[str]:
         yield f"TF32 products: {'on' if allowed else 'off'}"
         backends = torch.distributed.is_nccl_available()
         yield f"NCCL: {'yes' if backends else 'no'}"
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself."""
-    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    checks = (getattr(torch.cpu, name, None) for name in asked)
-    return any(check() for check in checks if check is not None)
 
 
 def imports() -> Iterator[str]:

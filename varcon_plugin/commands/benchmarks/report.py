@@ -56,14 +56,16 @@ def machine(device: str) -> str:
     """What the figures were measured on."""
     if device == "cuda":
         return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    threads, cores = torch.get_num_threads(), os.cpu_count()
+    return f"{processor()}, {threads} of {cores} cores, torch {torch.__version__}"
+
+
+def processor() -> str:
+    """The model of this machine's CPU, or its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     name = re.search(r"model name\s*: (.*)", text)
-    threads, cores = torch.get_num_threads(), os.cpu_count()
-    return (
-        f"{name[1] if name else platform.processor()}, {threads} of {cores} cores, "
-        f"torch {torch.__version__}"
-    )
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def write(folder: Path, records: list[Record], text: str) -> None:
