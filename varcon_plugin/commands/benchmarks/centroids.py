@@ -15,8 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,12 @@ import torch
 
 from varcon_plugin import MomentumCentroids, VarConLoss
 from varcon_plugin.commands.benchmarks.loss import median_ms, memory, reset_peak
-from varcon_plugin.commands.benchmarks.report import machine, row, write
-from varcon_plugin.commands.messages import fail
+from varcon_plugin.commands.benchmarks.report import (
+    machine,
+    measured_apart,
+    row,
+    write,
+)
 
 CLASSES = (1_000, 4_000, 16_000, 64_000, 256_000, 1_000_000)
 NEGATIVES = (8_000, 16_000)
@@ -77,12 +79,7 @@ def measure(
 
 def in_own_process(*arguments: Any) -> Record:
     """`measure` in a fresh interpreter."""
-    command = [sys.executable, "-m", __name__, "--measure", json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        fail(f"{arguments}: {done.stderr.strip()}")
-    record: Record = json.loads(done.stdout.splitlines()[-1])
-    return record
+    return measured_apart(__name__, arguments)
 
 
 def exponent(records: list[Record], field: str) -> str:

@@ -18,8 +18,6 @@ import argparse
 import importlib.util
 import json
 import statistics
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,12 @@ from torch import Tensor, nn
 
 from varcon_plugin import VarConLoss
 from varcon_plugin.commands.benchmarks.loss import memory, reset_peak, seconds
-from varcon_plugin.commands.benchmarks.report import machine, row, write
-from varcon_plugin.commands.messages import fail
+from varcon_plugin.commands.benchmarks.report import (
+    machine,
+    measured_apart,
+    row,
+    write,
+)
 from varcon_plugin.training.micro_batches import in_micro_batches
 
 SIZES = (128, 64, 32, 16, 8)
@@ -85,12 +87,7 @@ def measure(
 
 def in_own_process(*arguments: Any) -> Record:
     """`measure` in a fresh interpreter."""
-    command = [sys.executable, "-m", __name__, "--measure", json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        fail(f"{arguments}: {done.stderr.strip()}")
-    record: Record = json.loads(done.stdout.splitlines()[-1])
-    return record
+    return measured_apart(__name__, arguments)
 
 
 def report(records: list[Record]) -> str:

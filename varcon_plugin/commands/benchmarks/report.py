@@ -8,11 +8,16 @@ import os
 import platform
 import re
 import statistics
+import subprocess
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+
+from varcon_plugin.commands.messages import fail
 
 METHODS = {
     "ours": "VarConLoss (ours)",
@@ -66,6 +71,20 @@ def processor() -> str:
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
     name = re.search(r"model name\s*: (.*)", text)
     return name[1] if name else platform.processor() or platform.machine()
+
+
+def measured_apart(module: str, arguments: Sequence[Any]) -> Record:
+    """What ``module`` prints of ``--measure`` in a fresh interpreter.
+
+    Raises:
+        SystemExit: it fails; says with which arguments, and how.
+    """
+    command = [sys.executable, "-m", module, "--measure", json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        fail(f"{arguments}: {done.stderr.strip()}")
+    record: Record = json.loads(done.stdout.splitlines()[-1])
+    return record
 
 
 def write(folder: Path, records: list[Record], text: str) -> None:
