@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
 
 from varcon_plugin.mmpretrain.data_preprocessor import BatchAugmentDataPreprocessor
-from varcon_plugin.mmpretrain.unwrap import unwrapped
+from varcon_plugin.mmpretrain.unwrap import nested, unwrapped
 from varcon_plugin.training.seeding import WorkerSeed, mix_seeds, seed_all
 
 __all__ = ["EpochSeedHook"]
@@ -31,7 +31,7 @@ class EpochSeedHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Give pipelines that have no seed of their own one, before workers start."""
-        for dataset in leaves(runner.train_dataloader.dataset):
+        for dataset in nested(runner.train_dataloader.dataset):
             steps = getattr(getattr(dataset, "pipeline", None), "transforms", None)
             if steps is not None and not any(map(has_seed, steps)):
                 steps.insert(0, SeedWorker())
@@ -88,17 +88,7 @@ def has_seed(step: Any) -> bool:
 
 def worker_seeds(dataset: Any) -> Iterator[WorkerSeed]:
     """The seeds in the pipelines of a dataset and of the datasets that it wraps."""
-    for part in leaves(dataset):
+    for part in nested(dataset):
         for step in getattr(getattr(part, "pipeline", None), "transforms", []):
             if has_seed(step):
                 yield step.worker_seed
-
-
-def leaves(dataset: Any) -> Iterator[Any]:
-    """A dataset and the datasets that it wraps."""
-    yield dataset
-    for name in ("dataset", "_dataset"):  # RepeatDataset and the like; a slice
-        if hasattr(dataset, name):
-            yield from leaves(getattr(dataset, name))
-    for part in getattr(dataset, "datasets", []):
-        yield from leaves(part)

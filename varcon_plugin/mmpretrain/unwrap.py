@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-__all__ = ["leaves", "unwrapped"]
+__all__ = ["leaves", "nested", "unwrapped"]
 
 
 def unwrapped(runner: Runner) -> Any:
@@ -25,3 +25,13 @@ def leaves(dataset: Any) -> Iterator[Any]:
         yield from leaves(dataset.dataset)
     else:
         yield dataset
+
+
+def nested(dataset: Any) -> Iterator[Any]:
+    """A dataset and the datasets that it wraps, of a slice too."""
+    yield dataset
+    for name in ("dataset", "_dataset"):  # RepeatDataset and the like; a slice
+        if hasattr(dataset, name):
+            yield from nested(getattr(dataset, name))
+    for part in getattr(dataset, "datasets", []):
+        yield from nested(part)
