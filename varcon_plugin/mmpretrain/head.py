@@ -10,7 +10,7 @@ from torch import Tensor
 
 from varcon_plugin.functional import VarConTerms
 
-__all__ = ["VarConHead"]
+__all__ = ["VarConHead", "build_loss"]
 
 
 @MODELS.register_module()
@@ -32,10 +32,7 @@ class VarConHead(BaseModule):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        loss = dict(loss or {"type": "VarConLoss"})
-        if isinstance(loss.get("centroids"), dict):
-            loss["centroids"] = MODELS.build(loss["centroids"])
-        self.loss_module = MODELS.build(loss)
+        self.loss_module = build_loss(loss or {"type": "VarConLoss"}, "centroids")
         self.loss_weight = loss_weight
 
     def forward(
@@ -69,3 +66,11 @@ class VarConHead(BaseModule):
 
 
 LOGGED = ("kl", "nll", "tau2", "confidence")  # no name with "loss": those are summed
+
+
+def build_loss(config: dict[str, Any], part: str) -> Any:
+    """The loss of ``config``, whose argument ``part`` may be a config itself."""
+    config = dict(config)
+    if isinstance(config.get(part), dict):
+        config[part] = MODELS.build(config[part])
+    return MODELS.build(config)

@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor
 
 from varcon_plugin.mmpretrain.algorithm import VarCon
-from varcon_plugin.mmpretrain.head import LOGGED
+from varcon_plugin.mmpretrain.head import LOGGED, build_loss
 from varcon_plugin.self_supervised import SelfSupervisedTerms
 
 __all__ = ["VarConSSL", "VarConSSLHead"]
@@ -105,10 +105,8 @@ class VarConSSLHead(BaseModule):
         init_cfg: Any = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        loss = dict(loss or {"type": "SelfSupervisedVarConLoss"})
-        if isinstance(loss.get("pseudo_labels"), dict):
-            loss["pseudo_labels"] = MODELS.build(loss["pseudo_labels"])
-        self.loss_module = MODELS.build(loss)
+        loss = loss or {"type": "SelfSupervisedVarConLoss"}
+        self.loss_module = build_loss(loss, "pseudo_labels")
         self.loss_weight = loss_weight
 
     def forward(
