@@ -77,11 +77,12 @@ def joined(parts):
 
 
 def test_saved_on_two_ranks_and_resumed_on_three_and_on_one(run_ranks, tmp_path):
-    folder = str(tmp_path)
+    run = tmp_path / "run"  # beside the files by which the ranks meet
+    folder = str(run)
     saved = joined(run_ranks(bank_after, 2, 2, folder, 2, None))
     assert saved["counts"].sum() == 2 * 2 * IMAGES  # epochs, views
-    file = tmp_path / "epoch=1.ckpt"
-    names = sorted(path.name for path in tmp_path.iterdir())
+    file = run / "epoch=1.ckpt"
+    names = sorted(path.name for path in run.iterdir())
     assert names == ["epoch=1.ckpt", "epoch=1.ckpt.bank"]  # the first is gone, whole
     state = torch.load(file, weights_only=False)["state_dict"]
     assert not any(key.endswith("centroids.means") for key in state)

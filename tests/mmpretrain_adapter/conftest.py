@@ -1,6 +1,9 @@
+import uuid
+
 import numpy as np
 import pytest
 from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
 from PIL import Image
 
 import varcon_plugin.mmpretrain  # noqa: F401  registers everything
@@ -9,6 +12,18 @@ import varcon_plugin.mmpretrain  # noqa: F401  registers everything
 @pytest.fixture(scope="session", autouse=True)
 def default_scope():
     init_default_scope("mmpretrain")
+
+
+@pytest.fixture(autouse=True)
+def _names_of_runs(monkeypatch):
+    """Each run has a name of its own; mmengine's has a resolution of a second."""
+    setup_env = Runner.setup_env
+
+    def with_name(runner, env_cfg):
+        setup_env(runner, env_cfg)
+        runner._timestamp += f"_{uuid.uuid4().hex}"
+
+    monkeypatch.setattr(Runner, "setup_env", with_name)
 
 
 @pytest.fixture(scope="session")

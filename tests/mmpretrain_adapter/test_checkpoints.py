@@ -69,7 +69,6 @@ def load_alone(runner):
     runner.load_or_resume()
 
 
-@pytest.mark.filterwarnings("ignore:.*instance named of:UserWarning")  # same second
 @pytest.mark.parametrize("payload", PAYLOADS)
 @pytest.mark.parametrize("way", IN_PROCESS)
 def test_nothing_is_executed(way, payload, tmp_path, monkeypatch):
