@@ -144,6 +144,17 @@ class ClassTable(NamedTuple):
         """(R, D), mean of the embeddings of each class."""
         return self.sums / self.counts.clamp(min=1)[:, None]
 
+    @property
+    def used_rows(self) -> Tensor:
+        """(R,), the number of each row; for rows not in use, that of one in use.
+
+        In O(R), whatever the number of classes, and without synchronising with the
+        host.
+        """
+        used = self.counts > 0
+        first = used.to(torch.uint8).argmax(dim=0, keepdim=True)
+        return torch.where(used, torch.arange(len(used), device=used.device), first)
+
 
 def class_table(
     embeddings: Tensor,

@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.utils.hooks import RemovableHandle
 
+from varcon_plugin.arguments import (
+    argument_error,
+    by_sample,
+    check_on_device,
+    fail_in_graph,
+    no_terms,
+    reference_error,
+)
 from varcon_plugin.caller import warn_caller
 from varcon_plugin.centroids import BatchCentroids, References
-from varcon_plugin.distributed import (
-    active_group,
-    agree,
-    agree_in_graph,
-    world_size,
-)
+from varcon_plugin.distributed import active_group, agree, world_size
 from varcon_plugin.functional import VarConTerms, normalize
 from varcon_plugin.fused import fused_varcon_terms
 from varcon_plugin.momentum import MomentumCentroids
@@ -26,7 +29,6 @@ from varcon_plugin.sharded import observed_references, sharded_varcon_terms
 
 __all__ = ["Observation", "VarConLoss"]
 
-UNSAID = "wrong arguments for VarConLoss: without torch.compile it says which"
 TEMPERATURE_RANGE = (1e-18, 1e18)  # its square and inverse square are float32
 
 
@@ -260,12 +262,14 @@ class VarConLoss(nn.Module):
             terms = self._reduce(terms, references, world_size(group))
             if self._observers:
                 shown = observed_references(references)
-                seen = Observation(unit, labels, shown, terms, group).detach()
-                for observer in tuple(self._observers.values()):
-                    observer(seen)
+                self._show(Observation(unit, labels, shown, terms, group).detach())
             if isinstance(self.centroids, nn.Module) and references.batch is not None:
                 self.centroids.move(references.batch)
             return terms
+
+    def _show(self, seen: Observation) -> None:
+        for observer in tuple(self._observers.values()):
+            observer(seen)
 
     def _terms(self, unit: Tensor, references: References) -> VarConTerms:
         """Each sample's terms: the objective, of unit rows and what they meet."""
@@ -337,112 +341,3 @@ class VarConLoss(nn.Module):
 def detached(value: Tensor | None) -> Any:
     """``value`` without a graph; None for None."""
     return None if value is None else value.detach()
-
-
-def reference_error(embeddings: Tensor, references: Any) -> Exception | None:
-    """What is wrong with ``reference_embeddings``, as the exception to raise."""
-    if references is None:
-        return None
-    if not isinstance(references, Tensor) or not references.is_floating_point():
-        kind = getattr(references, "dtype", type(references).__name__)
-        return TypeError(f"reference_embeddings must be a floating tensor, got {kind}")
-    if references.shape != embeddings.shape:
-        return ValueError(
-            "reference_embeddings must have the shape of embeddings, "
-            f"{tuple(embeddings.shape)}, got {tuple(references.shape)}"
-        )
-    return None
-
-
-def by_sample(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, V, D) with labels (B,) as (B * V, D) with labels (B * V,); others as is."""
-    if not (isinstance(embeddings, Tensor) and isinstance(labels, Tensor)):
-        return embeddings, labels
-    shape = embeddings.shape
-    if len(shape) != 3 or labels.shape != shape[:1]:
-        return embeddings, labels
-    return embeddings.flatten(0, 1), labels.repeat_interleave(shape[1])
-
-
-def check_on_device(
-    labels: Tensor, num_classes: int | None, group: ProcessGroup | None
-) -> None:
-    """Have a device, or a compiled graph, end the run at labels out of range.
-
-    Without waiting for it. `argument_error` has looked at those of the host.
-    """
-    compiling = torch.compiler.is_compiling()
-    if num_classes is None or not (compiling or labels.device.type == "cuda"):
-        return
-    ids = labels.to(torch.int64)
-    inside = (ids == ids.clamp(0, num_classes - 1)).all()
-    message = f"labels must be in [0, {num_classes})"
-    if compiling and group is not None:
-        agree_in_graph(inside, message, group)
-    else:
-        torch._assert_async(inside, message)
-
-
-def fail_in_graph(embeddings: Tensor, group: ProcessGroup) -> None:
-    """End the compiled graphs of all ranks of ``group`` when they run."""
-    device = embeddings.device if isinstance(embeddings, Tensor) else None
-    good = torch.zeros((), dtype=torch.bool, device=device)
-    agree_in_graph(good, UNSAID, group)
-
-
-def no_terms() -> VarConTerms:
-    """What a compiled graph that has failed returns to nobody."""
-    return VarConTerms(*torch.full((5,), torch.nan).unbind())
-
-
-def argument_error(
-    embeddings: Tensor,
-    labels: Tensor,
-    num_classes: int | None,
-    dim: int | None = None,
-) -> Exception | None:
-    """What is wrong with a batch, as the exception to raise; None if nothing is."""
-    for name, value in (("embeddings", embeddings), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            return TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if embeddings.ndim != 2:
-        return ValueError(
-            "embeddings must be 2-D (N, D), or (B, V, D) with labels (B,), got shape "
-            f"{tuple(embeddings.shape)}; concatenate several views along the first "
-            "dimension"
-        )
-    if not embeddings.is_floating_point():
-        return TypeError(f"embeddings must be floating, got {embeddings.dtype}")
-    if labels.ndim != 1:
-        return ValueError(
-            f"labels must be 1-D class ids (N,), got shape {tuple(labels.shape)}; "
-            "multi-hot labels are not supported, one-hot ones need argmax(dim=1)"
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        return TypeError(f"labels must be integer class ids, got {labels.dtype}")
-    if len(embeddings) != len(labels):
-        return ValueError(
-            f"embeddings and labels must have the same length, got {len(embeddings)} "
-            f"and {len(labels)}; repeat the labels once for each view"
-        )
-    if len(labels) == 0:
-        return ValueError(
-            "embeddings must hold at least one sample, got an empty batch"
-        )
-    if embeddings.shape[1] == 0:
-        return ValueError("embeddings must have at least one dimension, got D = 0")
-    if dim is not None and embeddings.shape[1] != dim:
-        return ValueError(
-            f"embeddings must have the dimension of the centroids, {dim}, got "
-            f"{embeddings.shape[1]}"
-        )
-    on_host = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-    if num_classes is not None and on_host:
-        ids = labels.to(torch.int64)  # unsigned integers have no min
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= num_classes:
-            return ValueError(
-                f"labels must be in [0, num_classes) = [0, {num_classes}), got "
-                f"{low if low < 0 else high}"
-            )
-    return None

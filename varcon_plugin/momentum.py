@@ -11,12 +11,12 @@ from torch.distributed import ProcessGroup
 
 from varcon_plugin.centroids import ClassTable, References, class_table
 from varcon_plugin.distributed import from_first_rank
+from varcon_plugin.draws import uniform_draws
 from varcon_plugin.functional import normalize
 from varcon_plugin.sharded import Shard, gather_batch, shard_table, spread_references
 
 __all__ = ["MomentumCentroids"]
 
-WORD = 2**32
 SAVED = ("means", "counts", "seen", "pending_sums", "pending_counts")
 HALF = (torch.float16, torch.bfloat16)
 
@@ -211,8 +211,9 @@ class MomentumCentroids(nn.Module):
         old = self.means.index_select(0, table.classes)
         new = (table.counts > 0) & ~self.seen.index_select(0, table.classes) & finite
         self._write(table, torch.where(new[:, None], table.means.to(old), old))
-        rows = occurring(table)
-        entered = (table.counts > 0).index_select(0, used_rows(table)) & finite
+        used = table.used_rows
+        rows = table.classes.index_select(0, used)
+        entered = (table.counts > 0).index_select(0, used) & finite
         self.seen.index_copy_(0, rows, self.seen.index_select(0, rows) | entered)
 
     def _references(
@@ -248,10 +249,8 @@ class MomentumCentroids(nn.Module):
 
         The rows of those that this rank holds, if the bank is spread over the ranks.
         """
-        key = mix(mix(self.steps + self.seed % WORD) + self.seed // WORD % WORD)
-        index = mix(torch.arange(2 * number, device=self.means.device))
-        high, low = mix(index ^ key).view(2, number)
-        drawn: Tensor = ((high << 31) + (low >> 1)) % self.num_classes
+        device = self.means.device
+        drawn = uniform_draws(number, self.num_classes, self.steps, self.seed, device)
         if self.shard is not None:
             drawn = self.shard.local(drawn)
             drawn = drawn[drawn >= 0]
@@ -270,8 +269,8 @@ class MomentumCentroids(nn.Module):
 
     def _write(self, table: ClassTable, means: Tensor) -> None:
         """Set the rows of the classes of the batch to ``means`` (R, D)."""
-        rows = occurring(table)
-        means = means.index_select(0, used_rows(table))
+        used = table.used_rows
+        rows, means = table.classes.index_select(0, used), means.index_select(0, used)
         self.means.index_copy_(0, rows, means)
         self.units.index_copy_(0, rows, normalize(means))
 
@@ -364,32 +363,6 @@ class MomentumCentroids(nn.Module):
             f"accumulation_steps={self.accumulation_steps}, "
             f"sharded={self.shard is not None}"
         )
-
-
-def occurring(table: ClassTable) -> Tensor:
-    """(R,), the classes of the batch; rows not in use repeat one of them.
-
-    In O(R), whatever the number of classes, and without synchronising with the host.
-    """
-    return table.classes.index_select(0, used_rows(table))
-
-
-def used_rows(table: ClassTable) -> Tensor:
-    """(R,), the number of each row; for rows not in use, that of one in use."""
-    used = table.counts > 0
-    first = used.to(torch.uint8).argmax(dim=0, keepdim=True)
-    return torch.where(used, torch.arange(len(used), device=used.device), first)
-
-
-def mix(words: Tensor) -> Tensor:
-    """A hash of 32 bits, in [0, 2^32), of each of ``words`` (int64); exact anywhere.
-
-    Three shifts and two products, with constants that Hash Prospector found (Wellons).
-    """
-    x = words & (WORD - 1)
-    x = (x ^ (x >> 16)) * 0x21F0AAAD & (WORD - 1)
-    x = (x ^ (x >> 15)) * 0x735A2D97 & (WORD - 1)
-    return x ^ (x >> 15)
 
 
 def in_backward_pass() -> bool:

@@ -8,14 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from varcon_plugin.distributed import (
-    active_group,
-    agree,
-    gather_equal,
-    gather_labels,
-)
+from varcon_plugin.distributed import active_group, agree, gather_labels
 from varcon_plugin.functional import normalize
 from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.sinkhorn import balanced_assignment
 
 __all__ = ["Assignment", "PseudoLabels", "balanced_assignment"]
 
@@ -230,38 +226,6 @@ class PseudoLabels(nn.Module):
             f"sharpness={self.sharpness}, iterations={self.iterations}, "
             f"queue_size={self.queue_size}, queue_after={self.queue_after}"
         )
-
-
-def balanced_assignment(
-    logits: Tensor,
-    *,
-    iterations: int,
-    queued: Tensor | None = None,
-    group: ProcessGroup | None = None,
-) -> Tensor:
-    """Log-probabilities (N, C) that share all rows equally among the classes.
-
-    Sinkhorn's iteration in log space: exp(logits) is scaled by turns so that every
-    class receives the same total and every row sums to 1, which it does exactly, being
-    last; the classes as nearly as ``iterations`` reach.
-
-    Args:
-        logits: (N, C), this rank's.
-        iterations: >= 1, each with one collective of C numbers across ranks.
-        queued: (Q, C), further rows that take part, the same on every rank.
-        group: the ranks that share the rows; None for this one alone.
-    """
-    rows = logits.new_zeros(len(logits), 1)
-    others = None if queued is None else queued.new_zeros(len(queued), 1)
-    for _ in range(iterations):
-        classes = (logits - rows).logsumexp(dim=0)
-        if group is not None:
-            classes = gather_equal(classes, group).logsumexp(dim=0)
-        if queued is not None and others is not None:
-            classes = classes.logaddexp((queued - others).logsumexp(dim=0))
-            others = (queued - classes).logsumexp(dim=1, keepdim=True)
-        rows = (logits - classes).logsumexp(dim=1, keepdim=True)
-    return logits - classes - rows
 
 
 def finite_rows(unit: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 import varcon_plugin.loss
+from varcon_plugin.arguments import argument_error
 from varcon_plugin.caller import warn_caller
 from varcon_plugin.distributed import active_group, agree
 from varcon_plugin.functional import VarConTerms
-from varcon_plugin.loss import argument_error
 from varcon_plugin.momentum import MomentumCentroids
 
 __all__ = ["VarConLoss"]

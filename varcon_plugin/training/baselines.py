@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from varcon_plugin.arguments import argument_error
 from varcon_plugin.centroids import References
 from varcon_plugin.distributed import (
     active_group,
@@ -24,7 +25,7 @@ from varcon_plugin.distributed import (
     sum_across_ranks,
 )
 from varcon_plugin.functional import VarConTerms
-from varcon_plugin.loss import VarConLoss, argument_error
+from varcon_plugin.loss import VarConLoss
 
 __all__ = ["MetricLearningLoss", "PrototypeLoss"]
 
