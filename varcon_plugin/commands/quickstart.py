@@ -8,6 +8,7 @@ work_dirs/quickstart: the checkpoints and logs, metrics.json and embeddings.png.
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
@@ -44,12 +45,13 @@ MOST_PROCESSES = 2  # 1,347 images: more processes would have few batches, or no
 Split = tuple[Tensor, Tensor]  # features (N, D), labels (N,)
 
 
-def train(processes: int) -> Path:
+def train(processes: int, seed: int, out: Path) -> Path:
     """Run the recipe on ``processes`` processes; returns its last checkpoint."""
     script = project_root() / "tools" / "dist_train.sh"
     command = ["bash", str(script), str(recipe_path(CONFIG)), str(processes)]
-    subprocess.run([*command, "--work-dir", str(OUT), "--resume"], check=True)
-    return OUT / Path((OUT / "last_checkpoint").read_text().strip()).name
+    flags = ["--resume", "--cfg-options", f"randomness.seed={seed}"]
+    subprocess.run([*command, "--work-dir", str(out), *flags], check=True)
+    return out / Path((out / "last_checkpoint").read_text().strip()).name
 
 
 def features(model: nn.Module, images: Images) -> Split:
@@ -96,11 +98,23 @@ def draw(held_out: dict[str, Split], path: Path) -> None:
 
 def main() -> None:
     """Train, evaluate, and say what to look at."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the training; other than 0 it goes to work_dirs/quickstart_seedN",
+    )
+    seed: int = parser.parse_args().seed
+    out = OUT.with_name(f"{OUT.name}_seed{seed}") if seed else OUT
     console = Console()
     gpus = min(torch.cuda.device_count(), MOST_PROCESSES)
     where = f"{gpus} GPUs" if gpus else "the CPU (two processes)"
     console.rule(f"1/2 Training {CONFIG} on {where}, about a minute")
-    checkpoint = train(gpus or MOST_PROCESSES)
+    checkpoint = train(gpus or MOST_PROCESSES, seed, out)
 
     console.rule("2/2 Evaluating the frozen backbone on held-out digits")
     cfg = Config.fromfile(recipe_path(CONFIG))
@@ -120,21 +134,21 @@ def main() -> None:
     for name, result in results.items():
         table.add_row(name, *(f"{100 * value:.1f} %" for value in result.values()))
     console.print(table)
-    draw(held_out, OUT / "embeddings.png")
+    draw(held_out, out / "embeddings.png")
     record = {
         **results["VarCon"],
         "untrained": results["untrained"],
         "config": CONFIG,
         "checkpoint": str(checkpoint),
-        "command": "python tools/quickstart.py",
+        "command": f"python tools/quickstart.py --seed {seed}",
         "machine": f"{platform.machine()}, {where}",
         "torch": torch.__version__,
     }
-    (OUT / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / "metrics.json").write_text(json.dumps(record, indent=2) + "\n")
     console.print("Look at:")
     for path, what in (
-        (OUT / "metrics.json", "these numbers"),
-        (OUT / "embeddings.png", "the held-out digits as the backbone sees them"),
+        (out / "metrics.json", "these numbers"),
+        (out / "embeddings.png", "the held-out digits as the backbone sees them"),
         (checkpoint, "the trained model"),
     ):
         console.print(f"  {path}  {what}", highlight=False, soft_wrap=True)
