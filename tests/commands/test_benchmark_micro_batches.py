@@ -17,7 +17,11 @@ def test_report_and_picture(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
             nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 14 * 14, 4)
         )
 
-    monkeypatch.setattr(micro_batches, "in_own_process", micro_batches.measure)
+    monkeypatch.setattr(
+        micro_batches,
+        "measured_apart",
+        lambda _, arguments, __: micro_batches.measure(*arguments),
+    )
     monkeypatch.setattr(micro_batches, "encoder", small)
     sizes = ["--batch", "64", "--sizes", "8", "4", "--pixels", "16"]
     micro_batches.main([*sizes, "--dtype", "bfloat16", "--out", str(tmp_path)])

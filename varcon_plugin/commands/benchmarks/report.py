@@ -11,8 +11,9 @@ import statistics
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -73,14 +74,29 @@ def processor() -> str:
     return name[1] if name else platform.processor() or platform.machine()
 
 
-def measured_apart(module: str, arguments: Sequence[Any]) -> Record:
+def measured_apart(
+    module: str,
+    arguments: Sequence[Any],
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> Record:
     """What ``module`` prints of ``--measure`` in a fresh interpreter.
+
+    Args:
+        module: to be run; reads ``arguments`` as JSON.
+        arguments: of the measurement.
+        environment: variables for it, beside those of this process.
 
     Raises:
         SystemExit: it fails; says with which arguments, and how.
     """
     command = [sys.executable, "-m", module, "--measure", json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
     if done.returncode:
         fail(f"{arguments}: {done.stderr.strip()}")
     record: Record = json.loads(done.stdout.splitlines()[-1])
