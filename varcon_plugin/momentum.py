@@ -17,6 +17,7 @@ from varcon_plugin.sharded import Shard, gather_batch, shard_table, spread_refer
 
 __all__ = ["MomentumCentroids"]
 
+PART = 65_536  # rows
 SAVED = ("means", "counts", "seen", "pending_sums", "pending_counts")
 HALF = (torch.float16, torch.bfloat16)
 
@@ -274,6 +275,12 @@ class MomentumCentroids(nn.Module):
         self.means.index_copy_(0, rows, means)
         self.units.index_copy_(0, rows, normalize(means))
 
+    def _renew_units(self) -> None:
+        """Normalise all means, in parts: no second bank, not even for a moment."""
+        parts = (torch.split(x, PART) for x in (self.means, self.units))
+        for means, units in zip(*parts, strict=True):
+            units.copy_(normalize(means))
+
     def take_from_first_rank(self, group: ProcessGroup) -> None:
         """Start from the bank of rank 0 of ``group``, whatever the others loaded.
 
@@ -287,7 +294,7 @@ class MomentumCentroids(nn.Module):
         for name in ("steps",) if self.shard is not None else (*SAVED, "steps"):
             mine: Tensor = getattr(self, name)
             mine.copy_(from_first_rank(mine, group))
-        self.units = normalize(self.means)
+        self._renew_units()
         self.restored = False
 
     def get_extra_state(self) -> Tensor:
@@ -338,7 +345,7 @@ class MomentumCentroids(nn.Module):
                 )
         if len(waiting) == 2:
             self._apply_table(waiting[0], waiting[1], self.seen.new_ones(()))
-        self.units = normalize(self.means)
+        self._renew_units()
         self.restored = True
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
