@@ -27,11 +27,13 @@ def plot(monkeypatch, capsys):
     return run
 
 
-def record(folder, *, epochs, epsilon=0.02, labels=None):
+def record(folder, *, epochs, epsilon=0.02, labels=None, classes=()):
     """A run of two steps an epoch on noise."""
     torch.manual_seed(0)
     loss = VarConLoss(0.1, epsilon)
-    monitor = DiagnosticsMonitor(loss, folder, interval=1, histogram_epochs=1, views=1)
+    monitor = DiagnosticsMonitor(
+        loss, folder, interval=1, histogram_epochs=1, views=1, classes=classes
+    )
     labels = torch.arange(12) % 4 if labels is None else labels
     for epoch in range(1, epochs + 1):
         for step in (2 * epoch - 1, 2 * epoch):
@@ -57,6 +59,25 @@ def test_every_run_below_the_folder_gets_its_pictures(plot, tmp_path):
 def test_records_without_a_range_or_without_classmates_are_drawn(plot, tmp_path, odd):
     record(tmp_path, epochs=2, **odd)
     assert plot(tmp_path).count(".png") == 5
+
+
+@pytest.mark.parametrize("names", [(), ("ant", "bee", "cat", "dog")])
+def test_the_heat_map_names_the_classes_where_they_have_names(names, tmp_path):
+    record(tmp_path, epochs=1, classes=names)
+    figure = tool.centroids_figure(tool.load(tmp_path))
+    for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis):
+        shown = [label.get_text() for label in axis.get_ticklabels()]
+        assert shown == [*(names or "0123")]
+
+
+def test_a_run_of_one_measured_step_shows_its_points(tmp_path):
+    record(tmp_path, epochs=1)
+    path = tmp_path / "scalars.jsonl"
+    path.write_text(path.read_text().splitlines()[0])
+    figure = tool.figures(tool.load(tmp_path))["loss"]
+    assert all(line.get_marker() == "o" for line in figure.axes[0].lines)
+    ticks = figure.axes[0].get_xticks()
+    assert [tick for tick in ticks if tick == int(tick)] == [*ticks]
 
 
 def test_without_stored_epochs_the_curves_remain(plot, tmp_path):

@@ -239,6 +239,29 @@ def test_a_warning_survives_a_resume():
     assert [step(second, i, labels=labels).warning for i in (4, 5, 6)] == [None] * 3
 
 
+@pytest.mark.parametrize("views", [1, 3])
+def test_views_are_counted_from_the_images(views):
+    monitor = DiagnosticsMonitor(VarConLoss(), None, interval=1)
+    labels = torch.arange(6).repeat(views)
+    monitor.begin_step(1, 1, images=6)
+    monitor.loss(embeddings_of(labels), labels)
+    scalars, _ = monitor.end_step()
+    assert monitor.views == views
+    assert scalars["singleton_share"] == 1
+
+
+def test_class_names_are_stored_beside_their_references(tmp_path):
+    loss, names = VarConLoss(), ["ant", "bee", "cat", "dog"]
+    monitor = DiagnosticsMonitor(
+        loss, tmp_path, interval=1, histogram_epochs=1, views=1, classes=names
+    )
+    step(monitor, 1)
+    monitor.end_epoch(1)
+    with np.load(tmp_path / "epoch_0001.npz") as stored:
+        assert stored["classes"].tolist() == [0, 1, 2, 3, 4]
+        assert stored["names"].tolist() == [*names, "?"]
+
+
 @pytest.mark.parametrize("name", ["interval", "views", "patience"])
 def test_arguments_below_one_are_named(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):

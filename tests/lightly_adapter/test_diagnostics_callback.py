@@ -5,6 +5,7 @@ import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -160,3 +161,22 @@ def test_a_module_without_the_loss_is_an_error(tmp_path):
         ValueError, match="exactly one VarConLoss in the model, found 0"
     ):
         trainer.fit(Bare(), batches())
+
+
+def test_a_second_run_in_a_directory_is_a_curve_of_its_own(tmp_path):
+    for _ in range(2):
+        fit(tmp_path, VarConDiagnosticsCallback(interval=4, directory=tmp_path / "d"))
+    assert measured_steps(tmp_path / "d") == [4, 8]
+    assert measured_steps(tmp_path / "d_1") == [4, 8]
+
+
+def test_views_are_counted_and_classes_named(tmp_path):
+    data = batches()
+    data.dataset.classes = ["ant", "bee", "cat", "dog"]
+    callback = VarConDiagnosticsCallback(
+        interval=2, histogram_epochs=1, directory=tmp_path
+    )
+    fit(tmp_path, callback, data=data, max_epochs=1)
+    assert callback.monitor.views == 2
+    with np.load(tmp_path / "epoch_0001.npz") as stored:
+        assert stored["names"].tolist() == data.dataset.classes

@@ -4,6 +4,7 @@ import json
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.registry import VISBACKENDS
@@ -168,3 +169,24 @@ def test_views_are_counted(tmp_path, views):
     runner.train()
     (hook,) = [h for h in runner.hooks if isinstance(h, VarConDiagnosticsHook)]
     assert hook.monitor.views == views
+
+
+def test_views_of_crops_of_two_sizes_are_counted(tmp_path):
+    """As in the multi-crop recipe: one tensor of views for each size."""
+    cfg = configure(tmp_path, epochs=1, interval=2)
+    crops = {"type": "TwoCrops", "scale": 16, "small_views": 3, "small_scale": 12}
+    cfg.train_dataloader.dataset.pipeline = [crops, {"type": "PackInputs"}]
+    cfg.data_preprocessor = {
+        "type": "BatchAugmentDataPreprocessor", "mean": [127.5] * 3, "std": [51.0] * 3,
+        "to_rgb": False,
+    }  # fmt: skip
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    (hook,) = [h for h in runner.hooks if isinstance(h, VarConDiagnosticsHook)]
+    assert hook.monitor.views == 5
+
+
+def test_the_classes_of_the_dataset_name_the_references(healthy):
+    with np.load(healthy[0] / "diagnostics" / "epoch_0001.npz") as stored:
+        names = [str(label) for label in stored["classes"]]
+        assert stored["names"].tolist() == names

@@ -21,6 +21,7 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from varcon_plugin.commands.messages import fail
 
@@ -70,13 +71,7 @@ def load(folder: Path) -> Run:
 
 def draw(run: Run, dpi: int) -> None:
     """Write the pictures of a run and print its stored epochs."""
-    for name, figure in (
-        ("tau2", tau2_figure(run)),
-        ("confidence", confidence_figure(run)),
-        ("loss", loss_figure(run)),
-        ("geometry", geometry_figure(run)),
-        ("centroids", centroids_figure(run)),
-    ):
+    for name, figure in figures(run).items():
         if figure is None:
             print(f"{name}.png needs stored epochs, of which there is none")
             continue
@@ -91,6 +86,25 @@ def draw(run: Run, dpi: int) -> None:
             f"{epoch['epoch']:5d}  {epoch['tau2_mean']:9.4f}  {epoch['tau2_std']:8.4f}"
             f"  {epoch['confidence_mean']:10.3f}"
         )
+
+
+def figures(run: Run) -> dict[str, Figure | None]:
+    """The pictures by name; None for what no stored epoch shows."""
+    alone = len(run.scalars["step"]) == 1  # a line through one point is not seen
+    with mpl.rc_context({"lines.marker": "o" if alone else "None"}):
+        return {
+            "tau2": tau2_figure(run),
+            "confidence": confidence_figure(run),
+            "loss": loss_figure(run),
+            "geometry": geometry_figure(run),
+            "centroids": centroids_figure(run),
+        }
+
+
+def steps_below(axes: Axes) -> None:
+    """Label the axis of whole steps."""
+    axes.set_xlabel("step")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
 
 def tau2_figure(run: Run) -> Figure:
@@ -108,13 +122,15 @@ def tau2_figure(run: Run) -> Figure:
         bounds = run.epochs[0]["tau2_edges"][[0, -1]]
         low, high = np.clip(low, *bounds), np.clip(high, *bounds)
         for bound in bounds:
-            grid["mean"].axhline(bound, color="grey", linestyle="--", linewidth=1)
+            grid["mean"].axhline(bound, color="grey", ls="--", lw=1, marker="")
     grid["mean"].fill_between(steps, low, high, alpha=0.25)
     grid["mean"].plot(steps, mean)
     grid["mean"].set(title="mean ± standard deviation (dashed: bounds)", ylabel="tau2")
     grid["deviation"].plot(steps, deviation, color="C1")
     grid["deviation"].set(title="standard deviation", ylim=(0, None))
-    grid["deviation"].set(xlabel="step", ylabel="tau2")
+    grid["deviation"].set(ylabel="tau2")
+    for name in ("mean", "deviation"):
+        steps_below(grid[name])
     return figure
 
 
@@ -148,17 +164,18 @@ def confidence_figure(run: Run) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
     s = run.scalars
     left.plot(s["step"], s["confidence"], label="this run")
-    left.plot(s["step"], s["random_confidence"], "--", color="grey",
+    left.plot(s["step"], s["random_confidence"], linestyle="--", color="grey",
               label="random embeddings, same batch")  # fmt: skip
-    left.set(xlabel="step", ylabel="mean confidence", ylim=(0, 1.02))
+    left.set(ylabel="mean confidence", ylim=(0, 1.02))
     left.set_title("posterior of the true class")
     right.plot(s["step"], s["tau2_high_share"], label="upper bound: confidence > .95")
     right.plot(s["step"], s["tau2_low_share"], label="lower bound: confidence < .05")
-    right.plot(s["step"], s["singleton_share"], ":", color="C3",
+    right.plot(s["step"], s["singleton_share"], linestyle=":", color="C3",
                label="images without a classmate")  # fmt: skip
-    right.set(xlabel="step", ylabel="share of the samples", ylim=(-0.02, 1.02))
+    right.set(ylabel="share of the samples", ylim=(-0.02, 1.02))
     right.set_title("samples whose tau2 is at a bound")
     for axes in (left, right):
+        steps_below(axes)
         axes.legend()
     return figure
 
@@ -172,8 +189,11 @@ def loss_figure(run: Run) -> Figure:
     axes.plot(s["step"], s["nll"], color="C2", linewidth=4, alpha=0.4,
               label="-log p(r|z)")  # fmt: skip
     axes.plot(s["step"], s["kl"], color="C1", linewidth=1.2, label="KL(q || p)")
-    axes.plot(s["step"], s["chance_level"], "--", color="grey", label="chance")
-    axes.set(xlabel="step", ylabel="nats", ylim=(0, None), title="loss and its terms")
+    axes.plot(
+        s["step"], s["chance_level"], linestyle="--", color="grey", label="chance"
+    )
+    axes.set(ylabel="nats", ylim=(0, None), title="loss and its terms")
+    steps_below(axes)
     axes.legend()
     return figure
 
@@ -185,11 +205,11 @@ def geometry_figure(run: Run) -> Figure:
     cosine, rank, spread, uniform = grid.flat
     cosine.plot(s["step"], s["centroid_cosine_max"], label="maximum")
     cosine.plot(s["step"], s["centroid_cosine_mean"], label="mean")
-    cosine.axhline(1, color="grey", linestyle="--", linewidth=1)
+    cosine.axhline(1, color="grey", linestyle="--", linewidth=1, marker="")
     lowest = min(0, s["centroid_cosine_mean"].min())
     cosine.set(title="cosine between classes (1: collapsed)", ylim=(lowest, 1.05))
     rank.plot(s["step"], s["centroid_effective_rank"], label="effective rank")
-    rank.plot(s["step"], s["references"], "--", color="grey", label="classes")
+    rank.plot(s["step"], s["references"], linestyle="--", color="grey", label="classes")
     rank.set(title="dimensions the classes span", ylim=(0, None))
     spread.plot(s["step"], s["alignment"], label="alignment")
     spread.plot(s["step"], s["dispersion"], label="dispersion")
@@ -197,10 +217,12 @@ def geometry_figure(run: Run) -> Figure:
     spread.set(title="distance within classes", ylim=(0, 1.05 * largest))
     uniform.plot(s["step"], s["uniformity"], label="uniformity")
     floor = np.log(1 / s["references"] + np.exp(-4))
-    uniform.plot(s["step"], floor, "--", color="grey", label="compact classes")
+    uniform.plot(
+        s["step"], floor, linestyle="--", color="grey", label="compact classes"
+    )
     uniform.set(title="spread of all samples (0: one point)", ylim=(-4.1, 0.1))
     for axes in grid.flat:
-        axes.set_xlabel("step")
+        steps_below(axes)
         axes.legend()
     return figure
 
@@ -218,8 +240,10 @@ def centroids_figure(run: Run) -> Figure | None:
         rows = epoch["centroids"].astype(np.float32)
         image = axes.imshow(rows @ rows.T, vmin=-1, vmax=1, cmap="RdBu_r")
         axes.set(title=f"epoch {epoch['epoch']}", xlabel="class", ylabel="class")
+        names = epoch.get("names", epoch["classes"])
         if len(rows) <= MAX_TICKS:
-            axes.set_xticks(range(len(rows)), epoch["classes"])
-            axes.set_yticks(range(len(rows)), epoch["classes"])
+            turned = 90 if "names" in epoch else 0
+            axes.set_xticks(range(len(rows)), names, rotation=turned)
+            axes.set_yticks(range(len(rows)), names)
     figure.colorbar(image, ax=grid, label="cosine between class references")
     return figure

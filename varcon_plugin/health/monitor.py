@@ -83,8 +83,11 @@ class DiagnosticsMonitor:
         interval: steps from one measured step to the next.
         histogram_epochs: the epochs to store, from 1, or every n-th for an int. The
             authors' code stores 10, 50, 100 and 200.
-        views: embeddings an image contributes to the batch.
+        views: embeddings an image contributes to the batch. None: the rows that the
+            loss gets for each of the ``images`` of the first measured `begin_step`, 2
+            if it does not say how many they are.
         patience: measured steps in a row that show a failure sign before it is told.
+        classes: names by label, for the pictures.
 
     Raises:
         ValueError: an argument is out of range.
@@ -97,10 +100,13 @@ class DiagnosticsMonitor:
         *,
         interval: int = 50,
         histogram_epochs: int | Sequence[int] = (10, 50, 100, 200),
-        views: int = 2,
+        views: int | None = None,
         patience: int = 5,
+        classes: Sequence[str] = (),
     ) -> None:
-        counts = {"interval": interval, "views": views, "patience": patience}
+        counts = {"interval": interval, "patience": patience}
+        if views is not None:
+            counts["views"] = views
         chosen = (
             [histogram_epochs]
             if isinstance(histogram_epochs, int)
@@ -115,7 +121,9 @@ class DiagnosticsMonitor:
         self.interval = interval
         self.histogram_epochs = histogram_epochs
         self.views = views
+        self.classes = classes
         self.signs = FailureSigns(patience)
+        self._images: int | None = None
         self._handle: RemovableHandle | None = None
         self._step = 0
         self._measuring = False
@@ -145,8 +153,15 @@ class DiagnosticsMonitor:
         (self.directory / SCALARS).write_text("".join(kept))
         return None
 
-    def begin_step(self, step: int, epoch: int) -> None:
-        """Before step ``step`` of epoch ``epoch``, both counted from 1."""
+    def begin_step(self, step: int, epoch: int, images: int | None = None) -> None:
+        """Before a step.
+
+        Args:
+            step: counted from 1.
+            epoch: counted from 1.
+            images: in this rank's batch, from which ``views`` follows.
+        """
+        self._images = images
         self._stop_observing()
         self._measuring = step % self.interval == 0 and step != self._step
         self._step, self._scalars = step, None
@@ -183,6 +198,8 @@ class DiagnosticsMonitor:
         content = histogram.content(self.loss.temperature, self.loss.epsilon)
         if self.directory is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
+            if self.classes:
+                content["names"] = names_of(content["classes"], self.classes)
             np.savez_compressed(
                 self.directory / f"epoch_{epoch:04d}.npz",
                 epoch=epoch,
@@ -211,7 +228,15 @@ class DiagnosticsMonitor:
         if self._histogram is not None:
             self._histogram.add(observation)
         if self._measuring:
+            if self.views is None:
+                rows, images = len(observation.embeddings), self._images
+                self.views = max(1, rows // images) if images else 2
             self._scalars = measure(observation, self.loss, self.views)
+
+
+def names_of(labels: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """Names of ``labels``; "?" for those that have none."""
+    return [classes[i] if 0 <= i < len(classes) else "?" for i in labels]
 
 
 @torch.no_grad()

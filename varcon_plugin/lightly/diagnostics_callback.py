@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 
 from varcon_plugin.health.monitor import DiagnosticsMonitor, find_loss
 
@@ -26,10 +27,12 @@ class VarConDiagnosticsCallback(Callback):
         interval: optimiser steps from one measurement to the next.
         histogram_epochs: epochs, from 1, whose distribution of confidence and tau2 is
             stored, or every n-th for an int.
-        views: views of an image in a batch.
+        views: views of an image in a batch; None counts the embeddings of the first
+            for each of its labels, ``batch[1]``, and takes 2 where there are none.
         patience: measurements in a row that show a failure sign before the warning.
         directory: instead of ``LOG_DIR/diagnostics``: to have a resumed run, which
-            Lightning gives a new LOG_DIR, go on in the same files.
+            Lightning gives a new LOG_DIR, go on in the same files. What an earlier run
+            left there is kept beside it.
 
     Raises:
         ValueError: an argument is less than 1, or the module holds no `VarConLoss`.
@@ -39,7 +42,7 @@ class VarConDiagnosticsCallback(Callback):
         self,
         interval: int = 50,
         histogram_epochs: int | Sequence[int] = (10, 50, 100, 200),
-        views: int = 2,
+        views: int | None = None,
         patience: int = 5,
         directory: str | Path | None = None,
     ) -> None:
@@ -60,8 +63,12 @@ class VarConDiagnosticsCallback(Callback):
         self.monitor = DiagnosticsMonitor(
             find_loss(pl_module),
             directory if trainer.is_global_zero else None,
+            classes=class_names(trainer.train_dataloader),
             **self.settings,
         )
+        old = self.monitor.begin_run(trainer.global_step)
+        if old is not None:
+            rank_zero_info(f"Diagnostics of an earlier run are now in {old}")
         if self._resumed:
             self.monitor.load_state_dict(self._resumed)
 
@@ -69,8 +76,12 @@ class VarConDiagnosticsCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Observe this batch if its turn has come."""
-        if self.monitor is not None:
-            self.monitor.begin_step(trainer.global_step + 1, trainer.current_epoch + 1)
+        if self.monitor is None:
+            return
+        labels = batch[1] if isinstance(batch, list | tuple) and batch[1:] else None
+        images = len(labels) if isinstance(labels, Tensor) and labels.ndim else None
+        step, epoch = trainer.global_step + 1, trainer.current_epoch + 1
+        self.monitor.begin_step(step, epoch, images)
 
     def on_train_batch_end(
         self,
@@ -106,3 +117,11 @@ class VarConDiagnosticsCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict` when training starts."""
         self._resumed = state_dict
+
+
+def class_names(loader: Any) -> Sequence[str]:
+    """Names by label, if the dataset behind a loader has them, as torchvision's do."""
+    dataset = getattr(loader, "dataset", None)
+    while dataset is not None and not hasattr(dataset, "classes"):
+        dataset = getattr(dataset, "dataset", None)
+    return getattr(dataset, "classes", ())

@@ -10,10 +10,11 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmpretrain.registry import HOOKS
-from torch import Tensor
+from torch import nn
 
 from varcon_plugin.health.monitor import DiagnosticsMonitor, find_loss
 from varcon_plugin.mmpretrain.unwrap import unwrapped
+from varcon_plugin.self_supervised import SelfSupervisedVarConLoss
 
 __all__ = ["VarConDiagnosticsHook"]
 
@@ -32,7 +33,7 @@ class VarConDiagnosticsHook(Hook):
         interval: iterations from one measurement to the next.
         histogram_epochs: epochs, from 1, whose distribution of confidence and tau2 is
             stored, or every n-th for an int. A run counted in iterations is one epoch.
-        views: views of an image in a batch; None counts those of the first.
+        views: views of an image in a batch; None counts the embeddings of the first.
         patience: measurements in a row that show a failure sign before the warning.
 
     Raises:
@@ -49,16 +50,20 @@ class VarConDiagnosticsHook(Hook):
         self.settings: dict[str, Any] = {
             "interval": interval,
             "histogram_epochs": histogram_epochs,
-            "views": views or 1,
+            "views": views,
             "patience": patience,
         }
-        self.views = views
 
     def before_train(self, runner: Runner) -> None:
         """Find the loss; go on from a resumed checkpoint."""
         directory = Path(runner.work_dir, "diagnostics") if is_main_process() else None
-        loss = find_loss(unwrapped(runner))
-        self.monitor = DiagnosticsMonitor(loss, directory, **self.settings)
+        model = unwrapped(runner)
+        self.monitor = DiagnosticsMonitor(
+            find_loss(model),
+            directory,
+            classes=class_names(runner.train_dataloader.dataset, model),
+            **self.settings,
+        )
         old = self.monitor.begin_run(runner.iter)
         if old is not None:
             runner.logger.info(f"Diagnostics of an earlier run are now in {old}")
@@ -70,9 +75,10 @@ class VarConDiagnosticsHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Observe this iteration if its turn has come."""
-        if self.views is None and data_batch is not None:
-            self.views = self.monitor.views = count_views(data_batch["inputs"])
-        self.monitor.begin_step(runner.iter + 1, runner.epoch + 1)
+        samples = (data_batch or {}).get("data_samples")
+        self.monitor.begin_step(
+            runner.iter + 1, runner.epoch + 1, len(samples) if samples else None
+        )
 
     def after_train_iter(
         self,
@@ -97,14 +103,8 @@ class VarConDiagnosticsHook(Hook):
         self.monitor.end_epoch(runner.epoch + 1)
 
 
-def count_views(inputs: Any) -> int:
-    """Views of an image in a collated batch.
-
-    Args:
-        inputs: a list of views; of `TwoCrops` one tensor (N, views, H, W, 3); of a
-            pipeline without views (N, 3, H, W), or a list of N images.
-    """
-    if isinstance(inputs, Tensor):
-        return inputs.shape[1] if inputs.ndim == 5 else 1
-    several = isinstance(inputs[0], list | tuple)  # pseudo_collate: by image
-    return len(inputs[0]) if several else len(inputs) if inputs[0].ndim == 4 else 1
+def class_names(dataset: Any, model: nn.Module) -> Sequence[str]:
+    """Of the labels that the loss gets; none where each image is a class."""
+    if any(isinstance(part, SelfSupervisedVarConLoss) for part in model.modules()):
+        return ()
+    return getattr(dataset, "metainfo", {}).get("classes") or ()
