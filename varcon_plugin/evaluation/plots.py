@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.cluster.hierarchy import dendrogram
 from sklearn.manifold import TSNE
@@ -25,6 +26,7 @@ __all__ = [
     "draw_dendrogram",
     "draw_few_shot",
     "draw_tsne",
+    "within_percent",
 ]
 
 MOST_NAMED = 20  # classes whose names a picture can hold
@@ -173,10 +175,18 @@ def draw_few_shot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_xticks(shots, [str(n) for n in shots])
     axes.minorticks_off()
     axes.set(xlabel="labelled images for each class", ylabel="top-1 (%)")
+    within_percent(axes)
     axes.set_title(f"Few-shot, {len(results[0]['draws'])} draws, 95 % interval")
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=DPI)
+
+
+def within_percent(axes: Axes) -> None:
+    """Cut intervals that reach below 0 % or beyond 100 %."""
+    low, high = axes.get_ylim()
+    margin = 0.02 * (min(high, 100) - max(low, 0))
+    axes.set_ylim(max(low, -margin), min(high, 100 + margin))
 
 
 def draw_corruption(result: Mapping[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import t as student_t
 
+from varcon_plugin.evaluation.plots import within_percent
 from varcon_plugin.evaluation.report import markdown_table
 from varcon_plugin.experiments.grid import Experiment
 
@@ -219,7 +220,7 @@ def draw(
         axis.set(xlabel="epoch", ylabel="k-NN top-1 (%)")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend()
-        cap(axis)
+        within_percent(axis)
     else:
         panels = measured(summary)
         columns = min(3, len(panels))
@@ -237,22 +238,18 @@ def draw(
             axis.set(xlabel=experiment.axis, ylabel=title + unit)
             if experiment.axis == "batch size":
                 axis.set_xscale("log", base=2)
-                axis.xaxis.set_major_formatter("{x:.0f}")
+                axis.minorticks_off()
+            settings = sorted({row["setting"] for row in summary["rows"]})
+            axis.set_xticks(settings, [f"{setting:g}" for setting in settings])
+            if key == "epochs":
+                axis.set_ylim(bottom=max(0, axis.get_ylim()[0]))
             else:
-                axis.set_xticks(sorted({row["setting"] for row in summary["rows"]}))
-            if key != "epochs":
-                cap(axis)
+                within_percent(axis)
         handles, labels = figure.axes[0].get_legend_handles_labels()
         ncols = min(3, len(labels))
         figure.legend(handles, labels, loc="outside lower center", ncols=ncols)
     figure.suptitle(f"{name}: mean and 95 % interval over the seeds")
     figure.savefig(path, dpi=DPI)
-
-
-def cap(axis: Any) -> None:
-    """Cut intervals that reach beyond 100 %."""
-    low, high = axis.get_ylim()
-    axis.set_ylim(top=min(high, 100 + 0.02 * (100 - low)))
 
 
 def points(
