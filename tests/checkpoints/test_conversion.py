@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -26,6 +27,7 @@ from varcon_plugin.checkpoints.conversion import (
 )
 from varcon_plugin.checkpoints.reading import load_state_dict
 from varcon_plugin.commands import convert as tool
+from varcon_plugin.evaluation.sources import timm_encoder
 
 
 def trained_looking(model):
@@ -207,6 +209,83 @@ def test_the_model_card_of_a_cifar_network_runs(tmp_path, monkeypatch):
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     torch.testing.assert_close(torch.load("features.pt"), features(witness, 32))
+
+
+VIT = "vit_tiny_patch16_224"
+
+
+@pytest.fixture(params=["mmpretrain", "lightly"])
+def small_vit(request, tmp_path, _shallow):
+    """A ViT for images of 64 pixels, as either door saves it; its checkpoint."""
+    witness = timm.create_model(VIT, num_classes=0, img_size=64).eval()
+    nn.init.normal_(witness.pos_embed)
+    inner = "backbone.timm_model." if request.param == "mmpretrain" else "backbone."
+    state = {f"{inner}{n}": value for n, value in witness.state_dict().items()}
+    source = tmp_path / "in.ckpt"
+    torch.save({"state_dict": state}, source)
+    return witness, source
+
+
+@pytest.fixture
+def _shallow(monkeypatch):
+    """timm's ViT with two blocks of twelve, in every place that builds one."""
+    create = timm.create_model
+
+    def shallow(name, **options):
+        return create(name, **({"depth": 2} if name == VIT else {}), **options)
+
+    monkeypatch.setattr(timm, "create_model", shallow)
+
+
+def test_a_vit_of_small_images_goes_in_every_direction(small_vit, tmp_path, capsys):
+    witness, source = small_vit
+    arch = ("--arch", VIT)
+    convert(source, tmp_path / "timm.safetensors", "timm", *arch)
+    assert "img_size=64" in capsys.readouterr().out
+    model = timm.create_model(VIT, num_classes=0, img_size=64)
+    model.load_state_dict(load_file(tmp_path / "timm.safetensors"))
+    same_features(model, witness, 64)
+    convert(source, tmp_path / "plain.pth", "plain", *arch)
+    model.load_state_dict(load_state_dict(tmp_path / "plain.pth"))
+    same_features(model, witness, 64)
+    convert(source, tmp_path / "ours.pth", "varcon", *arch)
+    ours = MODELS.build({"type": "mmpretrain.TIMMEncoder", "model_name": VIT,
+                         "img_size": 64})  # fmt: skip
+    state = load_state_dict(tmp_path / "ours.pth")
+    ours.load_state_dict({n.removeprefix("backbone."): w for n, w in state.items()})
+    same_features(ours, witness, 64)
+    with pytest.raises(SystemExit, match="torchvision has no ResNet"):
+        convert(source, tmp_path / "no.pth", "torchvision", *arch)
+
+
+def test_the_hub_folder_of_a_vit_says_its_size(small_vit, tmp_path):
+    witness, source = small_vit
+    out = tmp_path / "vit-varcon"
+    convert(source, out, "hub", "--arch", VIT)
+    model = timm.create_model(f"local-dir:{out}", pretrained=True, depth=2)
+    same_features(model, witness, 64)
+    assert model.pretrained_cfg["input_size"] == (3, 64, 64)
+    assert "Input: RGB, 64 x 64" in (out / "README.md").read_text()
+
+
+def test_a_vit_of_small_images_is_evaluated_at_its_size(small_vit):
+    witness, source = small_vit
+    encoder = timm_encoder(VIT, source, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.2))
+    image = encoder.transform(np.full((80, 80, 3), 51, np.uint8))
+    assert image.shape == (3, 64, 64)
+    pixels = (0.2 - torch.tensor([0.4, 0.5, 0.6])) / 0.2
+    with torch.no_grad():
+        expected = witness(pixels.view(1, 3, 1, 1).expand(1, 3, 64, 64))
+        torch.testing.assert_close(encoder.module.eval()(image[None]), expected)
+    with pytest.raises(ValueError, match="image_size must be 64, that of"):
+        timm_encoder(VIT, source, image_size=224)
+
+
+def test_a_recipe_of_several_crops_is_of_the_large_ones(tmp_path):
+    source, out = tmp_path / "epoch_1.pth", tmp_path / "resnet50"
+    mmpretrain_checkpoint(source, type="ResNet", depth=18)
+    convert(source, out, "hub", "--config", "varcon_r50_imagenet_multicrop")
+    assert "Input: RGB, 224 x 224, mean (0.485," in (out / "README.md").read_text()
 
 
 class Hostile:

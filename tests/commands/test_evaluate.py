@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 import timm
 import torch
@@ -15,9 +16,13 @@ from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 
 from varcon_plugin.commands import compare, evaluate
+from varcon_plugin.evaluation import report as report_module
 
 REPO = Path(__file__).parents[2]
 LINEAR = REPO / "configs" / "varcon_r18_digits_linear.py"
+SCHEMA = json.loads(
+    Path(report_module.__file__).with_name("report.schema.json").read_text()
+)
 PRETRAIN = REPO / "configs" / "varcon_r18_digits.py"
 
 
@@ -71,6 +76,32 @@ def test_timm_on_digits(tmp_path, capsys):
     said = capsys.readouterr().out
     assert re.search(r"\| k-NN \(k=20, T=0.07\) top-1 \| \d\d\.\d\d \|", said)
     assert "(k=10" not in said
+
+
+def test_weights_without_a_config_have_their_normalisation_said(tmp_path, capsys):
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), weights)
+    common = ["timm:test_resnet", str(weights), "--data", "digits", "--image-size",
+              "32", "--protocols", "knn", "--k", "20"]  # fmt: skip
+    evaluate.main([*common, "--out", str(tmp_path / "a")])
+    assumed = "own mean (0.5, 0.5, 0.5), standard deviation (0.5, 0.5, 0.5)"
+    assert assumed in capsys.readouterr().err
+    report = json.loads((tmp_path / "a" / "report.json").read_text())
+    jsonschema.validate(report, SCHEMA)
+    (note,) = report["notes"]
+    assert note in (tmp_path / "a" / "report.md").read_text()
+    pixels = [*("--mean", "0.1", "0.2", "0.3"), *("--std", "1", "1", "1")]
+    evaluate.main([*common, "--out", str(tmp_path / "b"), *pixels])
+    assert "does not say" not in capsys.readouterr().err
+    said = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert said["model"]["normalisation"].startswith("mean (0.1, 0.2, 0.3)")
+    assert said["model"]["fingerprint"] != report["model"]["fingerprint"]
+
+
+def test_configs_say_their_normalisation_themselves(checkpoint, tmp_path, capsys):
+    pixels = ["--mean", "0.1", "0.2", "0.3"]
+    message = said(capsys, LINEAR, checkpoint, "--out", tmp_path, *pixels)
+    assert "--mean and --std: only timm models need to be told" in message
 
 
 def test_lightly_checkpoint_on_digits(tmp_path):

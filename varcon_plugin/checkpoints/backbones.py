@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-__all__ = ["create_timm_model", "shrink_stem"]
+__all__ = ["create_for_weights", "create_timm_model", "fixed_side", "shrink_stem"]
 
 
 def create_timm_model(name: str, **options: Any) -> nn.Module:
@@ -31,6 +33,51 @@ def create_timm_model(name: str, **options: Any) -> nn.Module:
         )
     model: nn.Module = timm.create_model(name, num_classes=0, **options)
     return model
+
+
+def create_for_weights(
+    name: str, weights: Mapping[str, Tensor], **options: Any
+) -> nn.Module:
+    """A timm model for images of the size that ``weights`` were trained on.
+
+    A vision transformer has a position embedding a patch, and so is of one size.
+
+    Args:
+        name: as `create_timm_model` takes it.
+        weights: under timm's names.
+        options: as `create_timm_model` takes them.
+
+    Raises:
+        ValueError: timm has no such model.
+    """
+    model = create_timm_model(name, **options)
+    side = trained_side(model, weights)
+    if side is None or side == fixed_side(model):
+        return model
+    return create_timm_model(name, **{**options, "img_size": side})
+
+
+def fixed_side(model: Any) -> int | None:
+    """Side of the only images that a vision transformer takes; None for any size."""
+    patches: Any = getattr(model, "patch_embed", None)
+    if getattr(model, "pos_embed", None) is None:
+        return None
+    strict = getattr(patches, "strict_img_size", False)
+    return int(patches.img_size[0]) if strict and patches.img_size else None
+
+
+def trained_side(model: Any, weights: Mapping[str, Tensor]) -> int | None:
+    """Side of the square that weights of a ``model`` were trained on.
+
+    None where its position embeddings, if there are any, do not tell.
+    """
+    own, given = getattr(model, "pos_embed", None), weights.get("pos_embed")
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if own is None or given is None or grid is None or not own.ndim == given.ndim == 3:
+        return None
+    patches = given.shape[1] - (own.shape[1] - math.prod(grid))  # class tokens aside
+    side = math.isqrt(max(patches, 0))
+    return side * model.patch_embed.patch_size[0] if side**2 == patches else None
 
 
 def shrink_stem(model: nn.Module, name: str) -> None:

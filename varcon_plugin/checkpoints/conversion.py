@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from varcon_plugin.checkpoints.backbones import create_timm_model, shrink_stem
+from varcon_plugin.checkpoints.backbones import create_for_weights, shrink_stem
 from varcon_plugin.checkpoints.reading import listed
 from varcon_plugin.checkpoints.weights import read_weights
 
@@ -138,6 +138,8 @@ def torchvision_model(backbone: Backbone) -> nn.Module:
 def timm_model(backbone: Backbone, **options: Any) -> nn.Module:
     """Timm's model with the weights, without classifier: images to (N, F).
 
+    A vision transformer is built for images of the size that the weights are of.
+
     Args:
         backbone: with an ``arch`` that timm knows.
         options: further arguments of ``timm.create_model``, as in training.
@@ -145,7 +147,8 @@ def timm_model(backbone: Backbone, **options: Any) -> nn.Module:
     Raises:
         ValueError: timm has no such model, or the weights do not fill it.
     """
-    model = create_timm_model(checked_arch(backbone, "timm"), **options)
+    arch = checked_arch(backbone, "timm")
+    model = create_for_weights(arch, backbone.weights, **options)
     return filled(model, backbone, "timm")
 
 

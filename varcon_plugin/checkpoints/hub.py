@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from varcon_plugin.checkpoints.backbones import fixed_side
 from varcon_plugin.checkpoints.conversion import Backbone, save_weights, timm_model
 
 __all__ = ["Input", "write_hub_folder"]
@@ -24,7 +25,7 @@ class Input(NamedTuple):
     """What the model takes: RGB in [0, 1], normalised.
 
     Attributes:
-        size: side of the images in pixels.
+        size: side of the images in pixels; a vision transformer's own goes before.
         mean: of the channels.
         std: of the channels.
     """
@@ -63,6 +64,8 @@ def write_hub_folder(
     from timm.models import save_for_hf
 
     model: Any = timm_model(backbone)
+    side = fixed_side(model)
+    taken = taken._replace(size=side or taken.size)
     data = {
         "input_size": (3, taken.size, taken.size),
         "mean": tuple(taken.mean),
@@ -80,7 +83,8 @@ def write_hub_folder(
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     else:
         about = {"pretrained_cfg": {**data, "tag": "varcon"}}
-        save_for_hf(model, str(folder), about, safe_serialization=True)
+        options = {"img_size": side} if side else {}
+        save_for_hf(model, str(folder), about, options, safe_serialization=True)
     card = model_card(backbone, folder.name, source, taken, results, license_id)
     (folder / "README.md").write_text(card)
 

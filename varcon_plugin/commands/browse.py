@@ -6,7 +6,7 @@ python tools/browse_views.py CONFIG OUT.png [--images 6] [--cfg-options KEY=VALU
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mmpretrain.registry import DATASETS, MODELS
 
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.commands.places import recipe_path
-from varcon_plugin.mmpretrain.blame import type_name
+from varcon_plugin.mmpretrain.blame import ConfigError, build, type_name
 from varcon_plugin.mmpretrain.evaluation import reads_bgr
 
 
@@ -32,27 +32,34 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images", type=int, default=6)
     parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
     args = parser.parse_args(argv)
-    try:
-        config = recipe_path(args.config)
-    except FileNotFoundError as error:
-        fail(error)
     if args.images < 1:
         fail(f"--images must be >= 1, got {args.images}")
-    cfg = Config.fromfile(config)
-    cfg.merge_from_dict(args.cfg_options)
-    init_default_scope("mmpretrain")
-    dataset = DATASETS.build(cfg.train_dataloader.dataset)
-    classes = dataset.metainfo.get("classes")
-    finish = finisher(cfg.get("data_preprocessor", {}))
+    try:
+        cfg = Config.fromfile(recipe_path(args.config))
+        cfg.merge_from_dict(args.cfg_options)
+        init_default_scope(cfg.get("default_scope", "mmpretrain"))
+        key = "train_dataloader.dataset"
+        dataset = build(DATASETS, cfg.train_dataloader.dataset, key)
+    except (ConfigError, FileNotFoundError) as error:
+        fail(error)
+    inner = (cfg.get("model") or {}).get("data_preprocessor")
+    finish = finisher(cfg.get("data_preprocessor") or inner or {})
     rows = []
     for index in torch.linspace(0, len(dataset) - 1, args.images).long().tolist():
         sample = dataset[index]
         views = finish(sample)
-        label = int(sample["data_samples"].gt_label)
-        name = str(classes[label]) if classes else str(label)
+        name = class_name(sample["data_samples"], dataset.metainfo.get("classes"))
         rows.append((name, views if isinstance(views, list) else [views]))
     draw(rows, reads_bgr(cfg), args.out)
     print(args.out)
+
+
+def class_name(sample: Any, classes: Sequence[str] | None) -> str:
+    """Of a sample; its number where there are no names, nothing without a label."""
+    if "gt_label" not in sample:
+        return ""
+    labels = sample.gt_label.tolist()
+    return ", ".join(str(classes[i]) if classes else str(i) for i in labels)
 
 
 def finisher(preprocessor: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
@@ -63,7 +70,9 @@ def finisher(preprocessor: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
     channels = [2, 1, 0] if preprocessor.get("to_rgb", True) else [0, 1, 2]
 
     def finish(sample: dict[str, Any]) -> list[torch.Tensor]:
-        batch = {"inputs": sample["inputs"][None]}
+        given = sample["inputs"]
+        sizes = given if isinstance(given, list) else [given]
+        batch = {"inputs": [views[None] for views in sizes]}
         views = augment(batch, training=True)["inputs"]
         return [view[0, channels].round().byte() for view in views]
 

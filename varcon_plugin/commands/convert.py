@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from varcon_plugin.checkpoints.backbones import fixed_side
 from varcon_plugin.checkpoints.conversion import (
     read_backbone,
     save_weights,
@@ -28,6 +29,7 @@ from varcon_plugin.checkpoints.conversion import (
 )
 from varcon_plugin.checkpoints.hub import Input, write_hub_folder
 from varcon_plugin.commands.messages import fail
+from varcon_plugin.commands.noise import quiet_start
 from varcon_plugin.commands.places import recipe_path
 from varcon_plugin.evaluation.report import summary
 
@@ -74,8 +76,12 @@ def convert(args: argparse.Namespace) -> None:
         )
     else:
         check = {"torchvision": torchvision_model, "timm": timm_model}.get(args.to)
-        if check is not None:
-            check(backbone)
+        side = fixed_side(check(backbone)) if check is not None else None
+        if side is not None:
+            call = (
+                f"timm.create_model({backbone.arch!r}, num_classes=0, img_size={side})"
+            )
+            print(f"These weights are of images of {side} x {side} pixels: {call}")
         save_weights(backbone.weights, args.out)
 
 
@@ -86,15 +92,19 @@ def read_results(report: Path) -> str:
 
 def read_input(config: Path) -> Input:
     """Image size, mean and standard deviation of a mmpretrain config."""
-    from mmengine.config import Config
+    with quiet_start():
+        from mmengine.config import Config
 
-    from varcon_plugin.mmpretrain.evaluation import find_scales
+        from varcon_plugin.mmpretrain.evaluation import find_scales
 
     cfg = Config.fromfile(recipe_path(str(config)))
     sizes = find_scales(cfg.train_dataloader.dataset)
-    if len(sizes) != 1:
-        raise ValueError(f"{config} crops to {sorted(sizes) or 'no size'}")
+    if not sizes:
+        raise ValueError(f"{config} crops to no size")
+    preprocessor = cfg.get("data_preprocessor") or cfg.model.get("data_preprocessor")
+    if not preprocessor or not preprocessor.get("mean"):
+        raise ValueError(f"{config}: its data_preprocessor has no mean and std")
     mean, std = (
-        [value / 255 for value in cfg.data_preprocessor[key]] for key in ("mean", "std")
+        [value / 255 for value in preprocessor[key]] for key in ("mean", "std")
     )
-    return Input(sizes.pop(), mean, std)
+    return Input(max(sizes), mean, std)  # of several views, the large ones

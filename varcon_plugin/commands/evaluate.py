@@ -57,6 +57,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     add("--data", help="default: that of the config")
     add("--image-size", type=int, help="what lightly and timm models see")
+    add("--mean", type=float, nargs=3, help="of R, G, B in [0, 1], for timm models")
+    add("--std", type=float, nargs=3, help="as --mean")
     add("--cfg-options", nargs="+", default=[], metavar="KEY=VALUE")
     add("--k", type=int, nargs="+", help="of k-NN")
     add("--temperature", type=float, nargs="+", default=defaults.temperatures)
@@ -120,6 +122,12 @@ def evaluate(args: argparse.Namespace, device: str) -> dict[str, Any] | None:
     for name, reason in reasons.items():
         if reason is not None:
             raise ValueError(f"{name}: {reason}")
+    if args.model.startswith("timm:") and not (args.mean and args.std):
+        notes.append(
+            f"{args.checkpoint} does not say what it was trained with; taken is "
+            f"{args.model}'s own {encoder.about['normalisation']}: --mean and --std "
+            "change it"
+        )
     say(notes)
     cache = args.cache or args.out / "features"
     evaluation = Evaluation(encoder, data, settings, cache)
@@ -177,9 +185,12 @@ def run(evaluation: Evaluation, protocol: str) -> dict[str, Any] | None:
 
 def read_encoder(args: argparse.Namespace) -> Encoder:
     """The model that the command line names."""
+    pixels = {"mean": args.mean, "std": args.std, "image_size": args.image_size}
     if args.model.startswith("timm:"):
         name = args.model.removeprefix("timm:")
-        return sources.timm_encoder(name, args.checkpoint, image_size=args.image_size)
+        return sources.timm_encoder(name, args.checkpoint, **pixels)
+    if args.mean or args.std:
+        raise ValueError("--mean and --std: only timm models need to be told")
     if args.model == "lightly":
         from varcon_plugin.lightly.evaluation import load_encoder as load_lightly
 
@@ -195,7 +206,8 @@ def read_data(name: str, args: argparse.Namespace) -> Splits:
     if name == "digits":
         return sources.digits()
     if name.endswith(".py") or (name == args.model and of_mmpretrain(name)):
-        from varcon_plugin.mmpretrain.evaluation import load_splits
+        with quiet_start():
+            from varcon_plugin.mmpretrain.evaluation import load_splits
 
         return load_splits(
             recipe_path(name), options(args) if name == args.model else None

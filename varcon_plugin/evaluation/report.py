@@ -84,6 +84,9 @@ def render(report: Mapping[str, Any]) -> str:
         f"{data['classes']} classes; seed {report['settings']['seed']}. Everything in "
         "percent.",
     ]
+    if "normalisation" in model:
+        parts.append(f"Pixels: {model['normalisation']}.")
+    parts += report.get("notes", ())
     for name, result in report["protocols"].items():
         parts += [f"## {name}", SECTIONS[name](result)]
         pictures = PICTURES.get(name, ())

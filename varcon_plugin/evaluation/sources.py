@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from varcon_plugin.checkpoints.backbones import create_timm_model
+from varcon_plugin.checkpoints.backbones import create_for_weights, fixed_side
 from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.images import (
     Encoder,
@@ -73,29 +73,64 @@ class ImageTransform:
 
 
 def timm_encoder(
-    name: str, weights: Path, *, image_size: int | None = None, **options: Any
+    name: str,
+    weights: Path,
+    *,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
 ) -> Encoder:
     """A timm model with weights from disk; nothing is downloaded.
 
     Args:
         name: timm model name.
         weights: torch or safetensors file, of timm's names under any prefix.
-        image_size: side of the square that the model sees; None is the model's own.
+        image_size: side of the square that the model sees; None is the model's own, of
+            a vision transformer that of the weights.
+        mean: of R, G, B in [0, 1]; None is the model's own in timm. The file does not
+            say what it was trained with.
+        std: as ``mean``.
         options: further arguments of ``timm.create_model``.
 
     Raises:
-        ValueError: timm has no such model, or the weights do not fill it.
+        ValueError: timm has no such model, the weights do not fill it, or they are of
+            images of another size.
     """
     from timm.data import resolve_model_data_config
 
-    model = create_timm_model(name, pretrained=False, **options)
-    fill(model, read_weights(weights), str(weights))
+    found = read_weights(weights)
+    ends = ((given.split(".")[-1], tensor) for given, tensor in found.items())
+    positions = dict(end for end in ends if end[0] == "pos_embed")
+    model = create_for_weights(name, positions, pretrained=False, **options)
+    fill(model, found, str(weights))
+    side = fixed_side(model)
+    if side and image_size not in (None, side):
+        raise ValueError(
+            f"image_size must be {side}, that of {weights} of a {name}, got "
+            f"{image_size}"
+        )
     config = resolve_model_data_config(model)
+    mean, std = mean or config["mean"], std or config["std"]
+    about = {
+        "source": "timm",
+        "model": name,
+        "checkpoint": str(weights),
+        "normalisation": normalisation(mean, std),
+    }
     return Encoder(
-        NormalizedEncoder(model, config["mean"], config["std"]),
-        eval_transform(config, image_size),
-        {"source": "timm", "model": name, "checkpoint": str(weights)},
+        NormalizedEncoder(model, mean, std),
+        eval_transform(config, image_size or side),
+        about,
     )
+
+
+def normalisation(mean: Sequence[float], std: Sequence[float]) -> str:
+    """In words, of channels in [0, 1]."""
+    means, deviations = (
+        ", ".join(f"{value:.4g}" for value in values) for values in (mean, std)
+    )
+    return f"mean ({means}), standard deviation ({deviations}) of channels in [0, 1]"
 
 
 def eval_transform(config: dict[str, Any], image_size: int | None) -> ImageTransform:

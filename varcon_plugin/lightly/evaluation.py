@@ -18,7 +18,11 @@ from varcon_plugin.checkpoints.reading import named_weights, read_checkpoint
 from varcon_plugin.checkpoints.weights import fill
 from varcon_plugin.evaluation.features import extract_features
 from varcon_plugin.evaluation.images import Encoder
-from varcon_plugin.evaluation.sources import ImageTransform, NormalizedEncoder
+from varcon_plugin.evaluation.sources import (
+    ImageTransform,
+    NormalizedEncoder,
+    normalisation,
+)
 from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.data import resize_and_crop
 from varcon_plugin.lightly.module import EMBEDDING_DIM
@@ -62,7 +66,12 @@ def load_encoder(checkpoint: Path, image_size: int | None = None) -> Encoder:
     return Encoder(
         NormalizedEncoder(backbone, **IMAGENET_NORMALIZE),
         ImageTransform(T.Compose([*resize_and_crop(size), T.PILToTensor()])),
-        {"source": "lightly", "model": name, "checkpoint": str(checkpoint)},
+        {
+            "source": "lightly",
+            "model": name,
+            "checkpoint": str(checkpoint),
+            "normalisation": normalisation(**IMAGENET_NORMALIZE),
+        },
         head,
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from varcon_plugin.checkpoints.weights import fill, read_weights
 from varcon_plugin.evaluation.images import Encoder, Images, Item, Splits
+from varcon_plugin.evaluation.sources import normalisation
 from varcon_plugin.mmpretrain.blame import type_name
 from varcon_plugin.training.decoding import read_image
 
@@ -30,6 +31,7 @@ __all__ = [
 
 NECK = "neck."
 LOADERS = ("test_dataloader", "val_dataloader")
+REPEATING = ("RepeatDataset", "ClassBalancedDataset")
 
 
 class MMEncoder(nn.Module):
@@ -151,9 +153,18 @@ def load_encoder(
         "model": str(model_cfg["backbone"].get("type")),
         "config": str(config),
         "checkpoint": str(checkpoint),
+        "normalisation": normalised(model.data_preprocessor),
     }
     projection = read_projection(getattr(model, "neck", None), weights, checkpoint)
     return Encoder(MMEncoder(model, bgr), MMTransform(pipeline, bgr), about, projection)
+
+
+def normalised(preprocessor: nn.Module) -> str:
+    """What a data preprocessor does to the values, in words."""
+    mean, std = getattr(preprocessor, "mean", None), getattr(preprocessor, "std", None)
+    if mean is None or std is None:
+        return "none: channels stay in [0, 255]"
+    return normalisation(*((value.flatten() / 255).tolist() for value in (mean, std)))
 
 
 def read_projection(
@@ -196,13 +207,16 @@ def read_config(config: Path, options: dict[str, Any] | None) -> Config:
 
 
 def read_dataset(config: dict[str, Any]) -> Images:
-    """Files (or arrays) and labels of a dataset config, without its pipeline."""
-    while "dataset" in config:  # RepeatDataset and the like
-        config = config["dataset"]
+    """Files (or arrays) and labels of a dataset config, without its pipeline.
+
+    An image that RepeatDataset or ClassBalancedDataset repeats counts once.
+    """
+    config = unread(config)
     try:
-        dataset = DATASETS.build({**config, "pipeline": []})
+        dataset = DATASETS.build(config)
     except ValueError as error:  # numpy's, of an empty list
-        message = f"cannot read the dataset {config['type']} (is it empty?): {error}"
+        name = type_name(config)
+        message = f"cannot read the dataset {name} (is it empty?): {error}"
         raise ValueError(message) from error
     samples = [dataset.get_data_info(index) for index in range(len(dataset))]
     classes = dataset.metainfo.get("classes")
@@ -218,12 +232,24 @@ def read_dataset(config: dict[str, Any]) -> Images:
     return Images(items, ids, tuple(names))
 
 
+def unread(config: dict[str, Any]) -> dict[str, Any]:
+    """A dataset config without repetition and pipelines, of the parts of it too."""
+    while type_name(config) in REPEATING:
+        config = config["dataset"]
+    given = {**config}
+    if "datasets" in given:
+        return {**given, "datasets": [unread(part) for part in given["datasets"]]}
+    if "dataset" in given:
+        return {**given, "dataset": unread(given["dataset"])}
+    return {**given, "pipeline": []}
+
+
 def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
     """Steps from image to tensor: see `load_encoder`."""
     for name in LOADERS:
         dataset = (cfg.get(name) or {}).get("dataset")
-        while dataset and "dataset" in dataset:
-            dataset = dataset["dataset"]
+        while dataset and ("dataset" in dataset or "datasets" in dataset):
+            dataset = dataset.get("dataset") or dataset["datasets"][0]
         if dataset and dataset.get("pipeline"):
             return [step.to_dict() for step in dataset["pipeline"]]
     crops = find_scales((cfg.get("train_dataloader") or {}).get("dataset", {}))
