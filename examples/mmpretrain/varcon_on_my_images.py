@@ -24,9 +24,8 @@ train_dataloader = dict(
     collate_fn=dict(_delete_=True, type="default_collate"),
     dataset=dict(
         _delete_=True,
-        type="CustomDataset",
+        type="ImageFolder",  # refuses folders that would be misread
         data_root="data/my_images",
-        data_prefix="train",
         pipeline=[
             dict(type="TwoCrops", scale=224),  # decodes too; the rest is on the batch
             dict(type="PackInputs"),
