@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 import varcon_plugin
+from varcon_plugin.commands.noise import quiet_start
 
 __all__ = ["main"]
 
@@ -63,7 +64,8 @@ def run_command(prog: str, module: str, arguments: list[str]) -> None:
     """
     sys.argv = [prog, *arguments]
     try:
-        found = importlib.import_module(f"varcon_plugin.commands.{module}")
+        with quiet_start():
+            found = importlib.import_module(f"varcon_plugin.commands.{module}")
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("varcon_plugin"):
             raise

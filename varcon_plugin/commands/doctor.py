@@ -23,6 +23,7 @@ import torch
 
 import varcon_plugin
 from varcon_plugin.commands.benchmarks.report import processor
+from varcon_plugin.commands.noise import quiet_start
 from varcon_plugin.training.precision import has_bfloat16
 
 __all__ = ["main", "report"]
@@ -130,7 +131,8 @@ def imports() -> Iterator[str]:
     """Why a door cannot be entered."""
     for name in MODULES:
         try:
-            importlib.import_module(name)
+            with quiet_start():
+                importlib.import_module(name)
         except ImportError as error:
             extra = name.rpartition(".")[2]
             yield (
