@@ -111,6 +111,18 @@ def test_doctor_tells_what_is_there_and_what_is_not(monkeypatch):
     assert 'pip install "varcon-plugin[mmpretrain]" brings what it needs' in shown
 
 
+@pytest.mark.parametrize(
+    ("arguments", "first"),
+    [(["doctor"], "# varcon doctor"), (["quickstart", "--help"], "usage: varcon ")],
+)
+def test_nothing_is_said_before_the_command(arguments, first):
+    code = "from varcon_plugin.commands.cli import main; main()"
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(first), done.stdout
+    assert "MultiScaleDeformableAttention" not in done.stderr
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The wheel, built and unpacked into a folder of its own."""
