@@ -31,6 +31,30 @@ def test_images_of_a_class_repeat_only_after_all_have_come():
         assert max(counts) - min(counts) <= 1
 
 
+def test_no_image_is_twice_in_a_batch_but_of_a_class_too_small():
+    sampler = ClassBalancedSampler(LABELS, 2, 5, num_batches=60)
+    for batch in batches(sampler, 10):
+        images = Counter(batch.tolist())
+        small = {i for i in images if LABELS[i] == 0}  # a class of 3 images
+        assert {images[i] for i in set(images) - small} <= {1}
+        assert not small or sorted(images[i] for i in small) == [1, 2, 2]
+
+
+def test_every_class_comes_before_any_comes_again():
+    sampler = ClassBalancedSampler(LABELS, 4, 2, num_batches=30)
+    counts = Counter()
+    for batch in batches(sampler, 8):
+        counts.update({LABELS[i] for i in batch.tolist()})
+        seen = [counts[c] for c in range(6)]
+        assert max(seen) - min(seen) <= 1
+
+
+def test_a_loader_with_another_batch_size_is_refused():
+    sampler = ClassBalancedSampler(LABELS, 3, 4)
+    with pytest.raises(ValueError, match=r"images_per_class = 12, got 10"):
+        batches(sampler, 10)
+
+
 def test_classes_come_about_equally_often():
     sampler = ClassBalancedSampler(LABELS, 2, 3, num_batches=30)
     counts = Counter(LABELS[i] for i in sampler)
@@ -76,6 +100,8 @@ def test_an_epoch_has_as_many_images_as_the_dataset_by_default():
         ((2, 2), {"num_batches": 0}, "num_batches must be >= 1, got 0"),
         ((7, 2), {}, "at most the number of classes, 6, got 7"),
         ((3, 3), {"num_replicas": 2, "rank": 0}, "= 9 must be a multiple of .* 2"),
+        ((2, 2), {"num_replicas": 2}, "rank must be given together.*got 2 and None"),
+        ((2, 2), {"num_replicas": 2, "rank": 2}, "rank < num_replicas, got 2 and 2"),
     ],
 )
 def test_arguments_out_of_range(arguments, options, message):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.dist import sync_random_seed
 from mmpretrain.datasets import BaseDataset
 from mmpretrain.registry import DATA_SAMPLERS
 
@@ -36,13 +36,10 @@ class ClassBalancedSampler(varcon_plugin.training.sampler.ClassBalancedSampler):
         seed: int | None = None,
         **_: Any,
     ) -> None:
-        rank, num_replicas = get_dist_info()
         super().__init__(
             dataset.get_gt_labels(),
             classes_per_batch,
             images_per_class,
             num_batches=num_batches,
             seed=sync_random_seed() if seed is None else seed,
-            num_replicas=num_replicas,
-            rank=rank,
         )
