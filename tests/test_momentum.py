@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from varcon_plugin import MomentumCentroids, VarConLoss, varcon_terms
 from varcon_plugin.functional import normalize
+from varcon_plugin.momentum import follow_scaler
 
 Run = Callable[..., list[Any]]
 C, D, MOMENTUM = 9, 5, 0.8
@@ -553,3 +554,63 @@ def test_observers_get_no_graph() -> None:
         (observation,) = seen
         values = [observation.embeddings, *observation.references, *observation.terms]
         assert not any(isinstance(v, Tensor) and v.requires_grad for v in values)
+
+
+def scaled_step(
+    criterion: VarConLoss,
+    layer: nn.Linear,
+    scaler: torch.amp.GradScaler,
+    seed: int,
+    overflow: bool = False,
+) -> bool:
+    """A step under a gradient scaler; whether the weights moved."""
+    optimizer = torch.optim.SGD(layer.parameters(), 1e-3)
+    optimizer.zero_grad()
+    before = layer.weight.detach().clone()
+    for accumulated in range(criterion.centroids.accumulation_steps):
+        x, y = batch(seed=seed + 100 * accumulated)
+        loss = criterion(layer(x.float()), y)
+        loss.register_hook(lambda grad: grad * (1e38 if overflow else 1))
+        scaler.scale(loss).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    return not torch.equal(before, layer.weight)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_negatives": 4}, {"accumulation_steps": 2}]
+)
+def test_a_step_that_a_scaler_skips_moves_no_bank(options: dict[str, Any]) -> None:
+    banks = []
+    for skipped in (False, True):
+        torch.manual_seed(0)
+        layer, scaler = nn.Linear(D, D), torch.amp.GradScaler("cpu")
+        criterion = VarConLoss(centroids=bank(**options).float())
+        criterion.centroids.follow(scaler)
+        assert scaled_step(criterion, layer, scaler, 0)
+        if skipped:
+            assert not scaled_step(criterion, layer, scaler, 1, overflow=True)
+            criterion.centroids.steps -= options.get("accumulation_steps", 1)
+        assert scaled_step(criterion, layer, scaler, 2)
+        assert scaled_step(criterion, layer, scaler, 3)
+        banks.append(content(criterion))
+    assert_same(*banks)
+
+
+def test_every_bank_in_a_module_follows() -> None:
+    module = nn.ModuleList([filled(), filled()])
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale(torch.ones(()))  # makes the scale
+    follow_scaler(module, scaler)
+    before = [criterion.centroids.means.clone() for criterion in module]
+    x, y = batch()
+    for criterion in module:
+        criterion(x, y)
+    scaler.update(4.0)  # as after a step that was skipped
+    for criterion, means in zip(module, before, strict=True):
+        assert not torch.equal(criterion.centroids.means, means)
+        with torch.no_grad():
+            criterion(x, y)  # a batch that does not train takes nothing back
+        assert not torch.equal(criterion.centroids.means, means)
+        criterion(x, y)
+        assert int(criterion.centroids.counts.sum()) == 2 * C + len(x)

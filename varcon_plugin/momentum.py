@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.distributed import ProcessGroup
 
 from varcon_plugin.centroids import ClassTable, References, class_table
@@ -15,11 +16,20 @@ from varcon_plugin.draws import uniform_draws
 from varcon_plugin.functional import normalize
 from varcon_plugin.sharded import Shard, gather_batch, shard_table, spread_references
 
-__all__ = ["MomentumCentroids"]
+__all__ = ["MomentumCentroids", "follow_scaler"]
 
 PART = 65_536  # rows
 SAVED = ("means", "counts", "seen", "pending_sums", "pending_counts")
 HALF = (torch.float16, torch.bfloat16)
+
+
+class Before(NamedTuple):
+    """Rows of a bank, and what they held."""
+
+    rows: Tensor
+    means: Tensor
+    counts: Tensor
+    seen: Tensor
 
 
 class MomentumCentroids(nn.Module):
@@ -42,7 +52,8 @@ class MomentumCentroids(nn.Module):
     enabled, and at no other time: not in evaluation mode and not under `torch.no_grad`,
     where samples of classes never seen have loss 0 and are not counted. In a part that
     activation checkpointing recomputes it is an error. A batch with an embedding that
-    is not finite has loss NaN and moves nothing.
+    is not finite has loss NaN and moves nothing. Where only gradients overflow and a
+    scaler skips the step, `follow` takes the move back.
 
     Across ranks every rank applies the same update, so the banks stay equal to the last
     bit; the first batch after a start or a checkpoint begins with the bank of rank 0.
@@ -122,7 +133,22 @@ class MomentumCentroids(nn.Module):
         self.shard = Shard.of(num_classes) if sharded else None
         rows = num_classes if self.shard is None else self.shard.rows
         self.means = torch.zeros(rows, dim)
+        self._scaler: GradScaler | None = None
+        self._scale = 0.0
+        self._before: Before | None = None
         self.reset_parameters()
+
+    def follow(self, scaler: GradScaler) -> None:
+        """From now on take back the move of a batch whose step ``scaler`` skipped.
+
+        The scale, which falls with every step skipped, is read at the next training
+        batch: the host waits there for the last step. Costs a copy of the rows that a
+        batch moves, with ``accumulation_steps`` > 1 of the whole bank.
+
+        Args:
+            scaler: of the optimizer, the same scale on all ranks.
+        """
+        self._scaler, self._before = scaler, None
 
     def reset_parameters(self) -> None:
         """Forget every class, as before the first batch."""
@@ -173,11 +199,34 @@ class MomentumCentroids(nn.Module):
                 table = class_table(embeddings, labels, self.num_classes, group, sizes)
             finite = table.sums.isfinite().all()
             if moving:
+                self._follow_scaler(table)
                 self._enter(table, finite)
             found = self._references(table, rows, embeddings.dtype, finite)
             if shard is not None:
                 found = spread_references(found, embeddings, labels, sizes, group)
             return found._replace(batch=table if moving else None)
+
+    def _follow_scaler(self, table: ClassTable) -> None:
+        """Take back the last move if its step was skipped; remember what this moves."""
+        if self._scaler is None:
+            return
+        scale = self._scaler.get_scale()
+        if self._before is not None and scale < self._scale:
+            rows, means, counts, seen = self._before
+            self.means[rows], self.counts[rows], self.seen[rows] = means, counts, seen
+            self.units[rows] = normalize(means)
+            self.pending_sums.zero_()
+            self.pending_counts.zero_()
+        self._scale = scale
+        if self.accumulation_steps == 1:
+            rows = table.classes
+        elif int(self.steps) % self.accumulation_steps == 0:
+            rows = torch.arange(len(self.means), device=self.means.device)
+        else:
+            return
+        self._before = Before(
+            rows, *(x[rows] for x in (self.means, self.counts, self.seen))
+        )
 
     def move(self, batch: ClassTable) -> None:
         """Apply the update with a batch that `forward` gave back, once it was used.
@@ -370,6 +419,13 @@ class MomentumCentroids(nn.Module):
             f"accumulation_steps={self.accumulation_steps}, "
             f"sharded={self.shard is not None}"
         )
+
+
+def follow_scaler(module: nn.Module, scaler: GradScaler) -> None:
+    """`MomentumCentroids.follow` for every bank in ``module``."""
+    for part in module.modules():
+        if isinstance(part, MomentumCentroids):
+            part.follow(scaler)
 
 
 def in_backward_pass() -> bool:

@@ -5,6 +5,7 @@ import torch
 from lightly.transforms import SimCLRTransform
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins import MixedPrecision
 from torch.utils.data import DataLoader
 
 import varcon_plugin
@@ -67,6 +68,17 @@ def test_class_references_can_outlive_the_batch(varcon, loader, fit):
     bank = model.criterion.centroids
     assert bank.means.shape == (4, 128)
     assert bank.counts.tolist() == [16, 16, 16, 16]  # 8 images, 2 views
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step:UserWarning")
+def test_a_bank_follows_the_gradient_scaler(varcon, loader, fit):
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
+    model = varcon(centroid_momentum=0.9, num_classes=4)
+    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    trainer = fit(model, loader(), max_epochs=1, plugins=precision, precision=None)
+    assert trainer.global_step > 0
+    assert scaler.get_scale() < 2.0**120  # steps were skipped
+    assert model.criterion.centroids._scaler is scaler
 
 
 class Scaled(torch.nn.Module):

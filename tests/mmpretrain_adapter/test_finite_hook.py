@@ -1,6 +1,7 @@
 """A run of mmengine whose weights turn NaN."""
 
 import uuid
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from paths import REPO
 
+from varcon_plugin import MomentumCentroids
 from varcon_plugin.health.finite import LossNotFiniteError
+from varcon_plugin.mmpretrain import FiniteLossHook
 from varcon_plugin.mmpretrain.launch import prepare
 
 
@@ -67,3 +70,11 @@ def test_the_run_ends_with_an_error_and_keeps_the_last_good_checkpoint(
     assert (tmp_path / "last_checkpoint").read_text().endswith(kept)
     state = torch.load(tmp_path / kept, weights_only=False)["state_dict"]
     assert all(value.isfinite().all() for value in state.values())
+
+
+def test_a_bank_follows_the_loss_scaler():
+    scaler = torch.amp.GradScaler("cpu")
+    bank = MomentumCentroids(4, 2)
+    wrapper = SimpleNamespace(loss_scaler=scaler)
+    FiniteLossHook().before_train(SimpleNamespace(model=bank, optim_wrapper=wrapper))
+    assert bank._scaler is scaler

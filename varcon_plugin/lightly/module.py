@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.loss import VarConLoss
-from varcon_plugin.momentum import MomentumCentroids
+from varcon_plugin.momentum import MomentumCentroids, follow_scaler
 from varcon_plugin.training.ema import EmaEncoder
 from varcon_plugin.training.lars import ForeachLARS
 from varcon_plugin.training.micro_batches import check_size, in_micro_batches
@@ -148,6 +148,12 @@ class VarCon(LightningModule):
         """Make a bank spread over the ranks, now that they are there."""
         if self.criterion is None:
             self.criterion = self._create_criterion()
+
+    def on_train_start(self) -> None:
+        """Let class references stay where a gradient scaler skips a step."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            follow_scaler(self, scaler)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, F) of images (N, 3, H, W), before the projection head."""

@@ -11,6 +11,7 @@ from mmpretrain.registry import HOOKS
 
 from varcon_plugin.health.finite import FiniteGuard, finite_weights
 from varcon_plugin.mmpretrain.unwrap import unwrapped
+from varcon_plugin.momentum import follow_scaler
 
 __all__ = ["FiniteLossHook"]
 
@@ -20,13 +21,16 @@ class FiniteLossHook(Hook):
     """Stops training when the loss stays NaN or infinite, and saves no such weights.
 
     Raises `varcon_plugin.health.finite.LossNotFiniteError`. Checkpoints written before
-    stay. A loss scaler may skip up to 20 such steps in a row. ``tools/train.py`` adds
-    it to every run.
+    stay. A loss scaler may skip up to 20 such steps in a row; class references then
+    stay as they were, too. ``tools/train.py`` adds it to every run.
     """
 
     def before_train(self, runner: Runner) -> None:
         """Start counting."""
         self.guard = FiniteGuard()
+        scaler = getattr(runner.optim_wrapper, "loss_scaler", None)
+        if scaler is not None:
+            follow_scaler(unwrapped(runner), scaler)
 
     def after_train_iter(
         self,
