@@ -74,9 +74,9 @@ def test_learning_rates_are_chosen_on_images_held_out(
     asked: list[tuple[many_classes.Plan, int]] = []
 
     def cell(plan: many_classes.Plan, data: many_classes.Data) -> dict[str, Any]:
-        asked.append((plan, len(data.held_out.images)))
+        asked.append((plan, len(data.held_out().images)))
         found = {"knn": next(accuracies), "loss": 1.0, "seconds": 1.0}
-        return {**plan._asdict(), "classes": len(data.train.images), **found}
+        return {**plan._asdict(), "classes": data.classes, **found}
 
     monkeypatch.setattr(many_classes, "cell", cell)
     arguments = ["--data", str(noise_folder), "--out", str(tmp_path / "out")]

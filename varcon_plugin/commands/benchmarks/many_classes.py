@@ -84,11 +84,29 @@ class Plan(NamedTuple):
 
 
 class Data(NamedTuple):
-    """What cells train on, and what judges them."""
+    """Where the images are that cells train on, and what judges them.
 
-    train: Split
-    held_out: Split
-    test: Split
+    Attributes:
+        folder: with ``train`` and ``test``.
+        classes: images to train on.
+        judged: images held out of ``train``, and of ``test``.
+    """
+
+    folder: Path
+    classes: int
+    judged: int
+
+    def train(self) -> Split:
+        """The images that are classes."""
+        return load(self.folder / "train", self.classes)
+
+    def held_out(self) -> Split:
+        """Other training images."""
+        return load(self.folder / "train", self.judged, skipped=self.classes)
+
+    def test(self) -> Split:
+        """Images that no choice looks at."""
+        return load(self.folder / "test", self.judged)
 
 
 class Encoder(nn.Module):
@@ -170,7 +188,9 @@ def train(plan: Plan, data: Data) -> Record:
     torch.manual_seed(plan.seed)
     encoder = Encoder()
     model = encoder if ranks == 1 else DistributedDataParallel(encoder)
-    size = len(data.train.images)
+    training = data.train()
+    judged = data.held_out() if plan.trial else data.test()
+    size = data.classes
     criterion = references(plan.arm, size)
     steps = plan.epochs * (size // plan.batch_size)
     optimizer = torch.optim.AdamW(
@@ -188,7 +208,7 @@ def train(plan: Plan, data: Data) -> Record:
         order = torch.randperm(size, generator=generator)
         batches = torch.split(order, plan.batch_size)
         for chosen in batches[: size // plan.batch_size]:
-            images = data.train.images[chosen]
+            images = training.images[chosen]
             views = augment([crop(images, generator) for _ in range(2)])
             mine = torch.cat([view[rank::ranks] for view in views])
             loss = criterion(model(mine), chosen[rank::ranks].repeat(2))
@@ -204,7 +224,7 @@ def train(plan: Plan, data: Data) -> Record:
         **plan._asdict(),
         "classes": size,
         "loss": float(mean) / ranks,
-        "knn": judge(encoder, data.train, data.held_out if plan.trial else data.test),
+        "knn": judge(encoder, training, judged),
         "seconds": time.perf_counter() - start,
     }
 
@@ -309,7 +329,7 @@ class Bench(NamedTuple):
 
     def run(self, plans: list[Plan]) -> list[Record]:
         """A record for each plan."""
-        size = {"classes": len(self.data.train.images)}
+        size = {"classes": self.data.classes}
         records = [r for r in self.records() if size.items() <= r.items()]
         todo = [plan for plan in plans if not any(map(plan.same, records))]
         for record in self.results(todo):
@@ -376,12 +396,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--out", type=Path, default=Path("work_dirs/benchmark_many_classes"))
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    train_folder, test_folder = args.data / "train", args.data / "test"
-    test = load(test_folder, args.test_images)
-    held_out = test  # not looked at
-    if len(args.learning_rates) > 1:
-        held_out = load(train_folder, args.test_images, skipped=args.classes)
-    data = Data(load(train_folder, args.classes), held_out, test)
+    data = Data(args.data, args.classes, args.test_images)
     bench = Bench(args.out / "report.json", data, args.jobs)
     epochs = args.trial_epochs or args.epochs
     trial = Plan("", TRIAL_SEED, epochs, args.batch_size, 0.0, trial=True)
