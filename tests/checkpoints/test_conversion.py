@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -310,3 +311,35 @@ def test_what_cannot_be_converted_is_told(tmp_path, monkeypatch):
     with pytest.raises(SystemExit, match="holds no backbone"):
         convert(source, out, "plain")
     assert not out.exists()
+
+
+@pytest.fixture
+def full_disk():
+    """Files end after 100 kB, as on a disk that is full."""
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+
+@pytest.mark.parametrize(
+    ("to", "name"),
+    [
+        ("varcon", "out.pth"),
+        ("plain", "out.pth"),
+        ("timm", "out.safetensors"),
+        ("hub", "out"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path, to, name, request):
+    source, out = tmp_path / "in.pth", tmp_path / "written" / name
+    mmpretrain_checkpoint(source, type="ResNet_CIFAR", depth=18)
+    convert(source, out, to)
+    written = [path for path in out.parent.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in written}
+    request.getfixturevalue("full_disk")
+    with pytest.raises(SystemExit) as stopped:
+        convert(source, out, to)
+    weights = out / "model.safetensors" if to == "hub" else out
+    assert str(stopped.value.code).endswith(f"cannot write {weights}: File too large")
+    assert {p: p.read_bytes() for p in out.parent.rglob("*") if p.is_file()} == before

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from varcon_plugin.checkpoints.backbones import create_for_weights, shrink_stem
 from varcon_plugin.checkpoints.reading import listed
 from varcon_plugin.checkpoints.weights import read_weights
+from varcon_plugin.checkpoints.writing import save, write_atomically
 
 __all__ = ["Backbone", "read_backbone", "timm_model", "torchvision_model"]
 
@@ -184,12 +184,18 @@ def varcon_state(backbone: Backbone) -> dict[str, Tensor]:
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write safetensors or, for any other suffix, what ``torch.load`` reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write safetensors or, for any other suffix, what ``torch.load`` reads.
+
+    The file appears whole or not at all.
+
+    Raises:
+        OSError: the disk is full, the folder cannot be written, ...
+    """
     tensors = {name: tensor.contiguous() for name, tensor in weights.items()}
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
+        from safetensors.torch import save as to_bytes
 
-        save_file(tensors, path, {"format": "pt"})
+        content = to_bytes(tensors, {"format": "pt"})
+        write_atomically(path, lambda file: file.write(content))
     else:
-        torch.save(tensors, path)
+        save(tensors, path)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, NamedTuple
+
+from torch import nn
 
 from varcon_plugin.checkpoints.backbones import fixed_side
 from varcon_plugin.checkpoints.conversion import Backbone, save_weights, timm_model
+from varcon_plugin.checkpoints.writing import write_atomically
 
 __all__ = ["Input", "write_hub_folder"]
 
@@ -58,11 +63,12 @@ def write_hub_folder(
         results: of an evaluation, in Markdown, for the card.
         license_id: of the weights, as the Hub names it.
 
+    Each file appears whole or not at all.
+
     Raises:
         ValueError: as `timm_model`.
+        OSError: the disk is full, the folder cannot be written, ...
     """
-    from timm.models import save_for_hf
-
     model: Any = timm_model(backbone)
     side = fixed_side(model)
     taken = taken._replace(size=side or taken.size)
@@ -71,22 +77,38 @@ def write_hub_folder(
         "mean": tuple(taken.mean),
         "std": tuple(taken.std),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     if backbone.stem == "cifar":
-        save_weights(backbone.weights, folder / "model.safetensors")
         config = {
             "architecture": backbone.arch,
             "stem": backbone.stem,
             "num_features": model.num_features,
             **data,
         }
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        content = json.dumps(config, indent=2) + "\n"
     else:
         about = {"pretrained_cfg": {**data, "tag": "varcon"}}
-        options = {"img_size": side} if side else {}
-        save_for_hf(model, str(folder), about, options, safe_serialization=True)
+        content = timm_config(model, about, {"img_size": side} if side else {})
     card = model_card(backbone, folder.name, source, taken, results, license_id)
-    (folder / "README.md").write_text(card)
+    save_weights(model.state_dict(), folder / "model.safetensors")
+    for name, text in (("config.json", content), ("README.md", card)):
+        write_atomically(folder / name, partial(write_text, text))
+
+
+def timm_config(
+    model: nn.Module, about: dict[str, Any], options: dict[str, Any]
+) -> str:
+    """What timm writes of ``model``, built with ``options``, beside its weights."""
+    from timm.models._hub import save_config_for_hf  # of save_for_hf, which is public
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "config.json")
+        save_config_for_hf(model, str(path), about, options)
+        return path.read_text()
+
+
+def write_text(text: str, file: BinaryIO) -> None:
+    """Write ``text`` as UTF-8."""
+    file.write(text.encode())
 
 
 def model_card(

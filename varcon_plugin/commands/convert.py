@@ -17,8 +17,6 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-
 from varcon_plugin.checkpoints.backbones import fixed_side
 from varcon_plugin.checkpoints.conversion import (
     read_backbone,
@@ -28,6 +26,7 @@ from varcon_plugin.checkpoints.conversion import (
     varcon_state,
 )
 from varcon_plugin.checkpoints.hub import Input, write_hub_folder
+from varcon_plugin.checkpoints.writing import save
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.commands.noise import quiet_start
 from varcon_plugin.commands.places import recipe_path
@@ -63,8 +62,7 @@ def convert(args: argparse.Namespace) -> None:
     if args.to == "varcon":
         if args.out.suffix == ".safetensors":
             raise ValueError(f"varcon is a .pth, got {args.out}: --to plain?")
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"state_dict": varcon_state(backbone)}, args.out)
+        save({"state_dict": varcon_state(backbone)}, args.out)
     elif args.to == "hub":
         write_hub_folder(
             backbone,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
+
+from varcon_plugin.checkpoints.writing import write_atomically
 
 __all__ = [
     "Features",
@@ -62,28 +63,26 @@ def export_features(features: Features, path: Path, about: dict[str, str]) -> No
     Both hold the arrays ``features`` and ``labels``; class names and ``about`` are the
     JSON string array ``about`` of the npz, or the metadata of the safetensors file,
     where a checksum is added.
-    The file appears only once it is complete.
+    The file appears whole or not at all.
+
+    Raises:
+        ValueError: another suffix.
+        OSError: the disk is full, the folder cannot be written, ...
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
     text = about | {"classes": json.dumps(features.classes)}
+    tensors = {
+        "features": features.features.contiguous(),
+        "labels": features.labels.contiguous(),
+    }
     if path.suffix == ".npz":
-        np.savez(
-            temporary,
-            about=np.array(json.dumps(text)),
-            features=features.features.numpy(),
-            labels=features.labels.numpy(),
-        )
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        arrays["about"] = np.array(json.dumps(text))
+        write_atomically(path, lambda file: np.savez(file, **arrays))
     elif path.suffix == ".safetensors":
-        tensors = {
-            "features": features.features.contiguous(),
-            "labels": features.labels.contiguous(),
-        }
-        save_file(tensors, temporary, text | {"crc32": checksum(tensors)})
+        content = save(tensors, text | {"crc32": checksum(tensors)})
+        write_atomically(path, lambda file: file.write(content))
     else:
         raise ValueError(f"features are exported to .npz or .safetensors, not {path}")
-    temporary.chmod(0o644)  # safetensors' own would keep others from reading it
-    temporary.replace(path)
 
 
 def load_features(path: Path) -> tuple[Features, dict[str, str]]:
