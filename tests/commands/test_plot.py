@@ -99,3 +99,25 @@ def test_steps_that_a_resumed_run_measured_again_count_once(tmp_path):
 def test_a_folder_without_records_is_an_error_that_says_what_to_do(plot, tmp_path):
     with pytest.raises(SystemExit, match="train with VarConDiagnosticsHook"):
         plot(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"),
+    [
+        ("scalars.jsonl", lambda content: content[:-9]),
+        ("scalars.jsonl", lambda content: b""),
+        ("scalars.jsonl", lambda content: b"[1]\n" + content),
+        ("epoch_0002.npz", lambda content: content[:-40]),
+        ("epoch_0002.npz", lambda content: b""),
+        ("epoch_0002.npz", lambda content: content[:200] + b"\0" + content[201:]),
+    ],
+)
+def test_a_damaged_record_is_named_in_one_line(name, harm, plot, tmp_path):
+    record(tmp_path, epochs=2)
+    path = tmp_path / name
+    path.write_bytes(harm(path.read_bytes()))
+    with pytest.raises(SystemExit) as stopped:
+        plot(tmp_path)
+    said = str(stopped.value.code)
+    assert said.startswith(f"plot_diagnostics.py: {path} is damaged (")
+    assert "\n" not in said

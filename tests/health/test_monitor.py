@@ -304,3 +304,16 @@ def test_a_batch_that_is_not_finite_is_a_sign_and_no_crash(tmp_path, bank):
     with np.load(tmp_path / "epoch_0001.npz") as stored:
         assert math.isfinite(stored["confidence_mean"])
         assert stored["counts"].sum() >= len(LABELS)
+
+
+def test_a_resumed_run_leaves_out_a_line_that_was_cut(tmp_path):
+    monitor = DiagnosticsMonitor(VarConLoss(), tmp_path, interval=1)
+    for i in (1, 2, 3):
+        step(monitor, i)
+    scalars = tmp_path / "scalars.jsonl"
+    scalars.write_text(scalars.read_text()[:-20])
+    monitor.begin_run(3)
+    step(monitor, 4)
+    lines = scalars.read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 4]
+    assert [path.name for path in tmp_path.iterdir()] == ["scalars.jsonl"]

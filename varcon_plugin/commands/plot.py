@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -25,6 +26,7 @@ from matplotlib.ticker import MaxNLocator
 
 from varcon_plugin.commands.messages import fail
 
+Content = TypeVar("Content")
 MAX_RIDGES = 16
 MAX_TICKS = 20
 
@@ -55,18 +57,47 @@ def main() -> None:
             f"no diagnostics/scalars.jsonl below {args.work_dir}; "
             "train with VarConDiagnosticsHook or VarConDiagnosticsCallback"
         )
-    for path in found:
-        draw(load(path.parent), args.dpi)
+    try:
+        for path in found:
+            draw(load(path.parent), args.dpi)
+    except ValueError as error:
+        fail(error)
 
 
 def load(folder: Path) -> Run:
-    """Read a run; where a resumed run measured a step again, the later line counts."""
-    lines = (folder / "scalars.jsonl").read_text().splitlines()
-    records = {record["step"]: record for record in map(json.loads, lines)}
+    """Read a run; where a resumed run measured a step again, the later line counts.
+
+    Raises:
+        ValueError: a file is damaged; in one line that names it.
+    """
+    epochs = [read(path, read_epoch) for path in sorted(folder.glob("epoch_*.npz"))]
+    return Run(folder, read(folder / "scalars.jsonl", read_scalars), epochs)
+
+
+def read(path: Path, reader: Callable[[Path], Content]) -> Content:
+    """What ``reader`` makes of a file.
+
+    Raises:
+        ValueError: it is damaged, or not of the monitor.
+    """
+    try:
+        return reader(path)
+    except Exception as error:  # a class of its own for each fault
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{path} is damaged ({said})") from error
+
+
+def read_scalars(path: Path) -> dict[str, np.ndarray]:
+    """Measures by name, in the order of the steps."""
+    records = {r["step"]: r for r in map(json.loads, path.read_text().splitlines())}
     ordered = [records[step] for step in sorted(records)]
-    scalars = {name: np.array([r[name] for r in ordered]) for name in ordered[0]}
-    epochs = [dict(np.load(path)) for path in sorted(folder.glob("epoch_*.npz"))]
-    return Run(folder, scalars, epochs)
+    return {name: np.array([r[name] for r in ordered]) for name in ordered[0]}
+
+
+def read_epoch(path: Path) -> dict[str, Any]:
+    """The arrays of a stored epoch; each has a checksum, which is compared."""
+    with path.open("rb") as file, np.load(file) as content:
+        return dict(content)
 
 
 def draw(run: Run, dpi: int) -> None:

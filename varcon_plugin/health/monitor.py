@@ -148,9 +148,16 @@ class DiagnosticsMonitor:
             return self.directory.rename(
                 self.directory.with_name(f"{name}_{len(taken) + 1}")
             )
-        lines = (self.directory / SCALARS).read_text().splitlines(keepends=True)
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        (self.directory / SCALARS).write_text("".join(kept))
+        scalars = self.directory / SCALARS
+        kept = [
+            line
+            for line in scalars.read_text().splitlines(keepends=True)
+            # a line that a full disk or a dead machine has cut has no end
+            if line.endswith("\n") and json.loads(line)["step"] <= step
+        ]
+        temporary = scalars.with_suffix(".tmp")
+        temporary.write_text("".join(kept))
+        temporary.replace(scalars)
         return None
 
     def begin_step(self, step: int, epoch: int, images: int | None = None) -> None:
@@ -200,12 +207,11 @@ class DiagnosticsMonitor:
             self.directory.mkdir(parents=True, exist_ok=True)
             if self.classes:
                 content["names"] = names_of(content["classes"], self.classes)
-            np.savez_compressed(
-                self.directory / f"epoch_{epoch:04d}.npz",
-                epoch=epoch,
-                step=self._step,
-                **content,
-            )
+            path = self.directory / f"epoch_{epoch:04d}.npz"
+            temporary = path.with_suffix(".tmp")
+            with temporary.open("wb") as file:
+                np.savez_compressed(file, epoch=epoch, step=self._step, **content)
+            temporary.replace(path)
 
     def state_dict(self) -> dict[str, Any]:
         """What was told so far, in plain values, for a checkpoint."""
