@@ -27,10 +27,12 @@ __all__ = [
     "rank_of",
     "scatter_sum",
     "sum_across_ranks",
+    "text_from_first_rank",
     "world_size",
 ]
 
 STORE_PATIENCE = timedelta(seconds=5)
+MOST_TEXT = 2000  # bytes
 REJECTED = "got arguments that VarConLoss rejects; the error raised there says which"
 
 
@@ -100,6 +102,17 @@ def from_first_rank(tensor: Tensor, group: ProcessGroup) -> Tensor:
     message = tensor.to(device, copy=True)
     dist.broadcast(message, dist.get_global_rank(group, 0), group=group)
     return message
+
+
+def text_from_first_rank(text: str, group: ProcessGroup | None) -> str:
+    """``text`` of rank 0, at most the first 2,000 bytes; every rank must call."""
+    if group is None:
+        return text
+    content = text.encode()[:MOST_TEXT]
+    message = torch.zeros(MOST_TEXT, dtype=torch.uint8)
+    message[: len(content)] = torch.tensor([*content], dtype=torch.uint8)
+    told = from_first_rank(message, group).cpu()
+    return bytes(told[told != 0].tolist()).decode(errors="ignore")
 
 
 class Agreement(NamedTuple):

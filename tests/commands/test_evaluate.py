@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
+from PIL import Image
 
 from varcon_plugin.commands import compare, evaluate
 from varcon_plugin.evaluation import report as report_module
@@ -144,6 +146,60 @@ def test_two_processes_give_the_report_of_one(report, checkpoint, tmp_path):
     ours = json.loads((tmp_path / "report.json").read_text())["protocols"]["knn"]
     theirs = json.loads((report / "report.json").read_text())["protocols"]["knn"]
     assert ours == theirs
+
+
+def on_two_processes(*arguments):
+    """Exit code and all output of the command under the launcher of `tools/`."""
+    command = [
+        *(sys.executable, "-m", "varcon_plugin.commands.ranks", "--standalone"),
+        *("--nproc-per-node", "2", "tools/evaluate.py", *arguments),
+    ]
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=REPO,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_a_damaged_cache_ends_all_processes_and_is_named_once(
+    report, checkpoint, tmp_path
+):
+    cache = shutil.copytree(report / "features", tmp_path / "features")
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
+    code, said = on_two_processes(
+        *(LINEAR, checkpoint, "--protocols", "knn", "--out", tmp_path / "out"),
+        *("--cache", cache),
+    )
+    assert code == 1
+    assert "Traceback" not in said
+    assert len(re.findall(r"^evaluate.py: \S+ is damaged \(", said, re.M)) == 1
+
+
+def test_an_image_of_one_process_that_is_broken_ends_all_and_is_named_once(tmp_path):
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(2):
+                path = tmp_path / split / name / f"{number}.png"
+                Image.new("RGB", (32, 32), (9, 90, 200)).save(path)
+    broken = tmp_path / "train" / "cat" / "1.png"  # read by the second process
+    broken.write_bytes(broken.read_bytes()[:-30])
+    weights = tmp_path / "weights.pth"
+    torch.save(timm.create_model("test_resnet").state_dict(), weights)
+    code, said = on_two_processes(
+        *("timm:test_resnet", weights, "--data", tmp_path, "--image-size", "32"),
+        *("--protocols", "knn", "--out", tmp_path / "out"),
+    )
+    assert code == 1
+    assert "Traceback" not in said
+    assert said.count(f"evaluate.py: image {broken} cannot be used") == 1
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,24 @@ def test_ranks_and_batch_sizes_do_not_matter(run_ranks):
         assert double[protocol] == expected, protocol
 
 
+def refused(_rank, cache):
+    """What every rank says of a damaged cache, which rank 0 reads alone."""
+    evaluation = suite.Evaluation(encoder(), small_digits(), cache=cache)
+    with pytest.raises(ValueError, match="is damaged") as error:
+        evaluation.run("knn")
+    return str(error.value)
+
+
+def test_all_ranks_say_what_is_damaged_in_the_cache(run_ranks, tmp_path):
+    evaluation = suite.Evaluation(encoder(), small_digits(), cache=tmp_path)
+    assert evaluation.train is not None
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(path.read_bytes()[:-4])
+    first, second = run_ranks(refused, 2, tmp_path)
+    assert first.startswith(f"{path} is damaged (")
+    assert second == first
+
+
 def test_features_are_extracted_once_and_never_stale(tmp_path):
     data = small_digits()
 

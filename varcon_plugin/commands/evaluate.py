@@ -35,6 +35,9 @@ from varcon_plugin.evaluation.report import comparison, markdown_table, write_re
 from varcon_plugin.evaluation.settings import PROTOCOLS, Settings
 from varcon_plugin.evaluation.store import export_features
 from varcon_plugin.evaluation.suite import Evaluation
+from varcon_plugin.health.report_once import is_first, told_once
+
+TOLD = (ValueError, OSError)  # in one line, by the first process that fails
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -84,9 +87,12 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     device = start(args.device)
     try:
-        report = evaluate(args, device)
-    except (ValueError, FileNotFoundError) as error:
-        fail(error)
+        with told_once(TOLD):
+            report = evaluate(args, device)
+    except TOLD as error:
+        if is_first():
+            fail(error)
+        sys.exit(1)
     finally:
         leave_group()
     if report is not None:

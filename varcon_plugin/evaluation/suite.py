@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 import varcon_plugin
-from varcon_plugin.distributed import active_group, gather_equal, rank_of
+from varcon_plugin.distributed import (
+    active_group,
+    gather_equal,
+    rank_of,
+    text_from_first_rank,
+)
 from varcon_plugin.evaluation.checks import check_split
 from varcon_plugin.evaluation.class_mean import class_mean_predict
 from varcon_plugin.evaluation.clustering import NMI_AVERAGE, cluster
@@ -122,17 +127,18 @@ class Evaluation:
         return linear_probe(*self.split, seed=self.settings.seed)
 
     def extract(self, images: Images, title: str) -> Features | None:
-        """Features of ``images``, from the cache if they are there; None off rank 0."""
+        """Features of ``images``, from the cache if they are there; None off rank 0.
+
+        Raises:
+            ValueError: on every rank, the file in the cache cannot be used.
+        """
         path, about = self.cached(images)
-        if self.agreed(path is not None and path.is_file()):
-            if path is None:  # rank 0 has it
-                return None
-            features, found = load_features(path)
-            if found == about:
-                return features
-            raise ValueError(
-                f"{path} holds other features than its name says: delete it"
-            )
+        kept, wrong = stored(path, about)
+        wrong = text_from_first_rank(wrong, active_group())
+        if wrong:
+            raise ValueError(wrong)
+        if self.agreed(kept is not None):
+            return kept
         rows = self.encode(images, title)
         if rows is None:
             return None
@@ -351,6 +357,19 @@ class Evaluation:
             "protocols": dict(results),
             "pictures": [],
         }
+
+
+def stored(path: Path | None, about: dict[str, str]) -> tuple[Features | None, str]:
+    """The features at ``path``, None if there are none, and why they cannot be used."""
+    if path is None or not path.is_file():
+        return None, ""
+    try:
+        features, found = load_features(path)
+    except ValueError as error:
+        return None, str(error)
+    if found != about:
+        return None, f"{path} holds other features than its name says: delete it"
+    return features, ""
 
 
 def corruption_summary(

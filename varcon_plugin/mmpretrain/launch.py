@@ -25,6 +25,7 @@ from varcon_plugin.checkpoints.reading import CheckpointError, mismatch
 from varcon_plugin.checkpoints.stopping import REQUEUE, Interrupted
 from varcon_plugin.distributed import leave_group
 from varcon_plugin.health.finite import LossNotFiniteError
+from varcon_plugin.health.report_once import told_once
 from varcon_plugin.mmpretrain.blame import ConfigError, type_name
 from varcon_plugin.mmpretrain.checkpoints import load_weights, with_dot
 from varcon_plugin.mmpretrain.cpu import has_accelerator
@@ -36,7 +37,6 @@ from varcon_plugin.mmpretrain.durability import (
 )
 from varcon_plugin.mmpretrain.flight_plan import flight_plan
 from varcon_plugin.mmpretrain.preflight import preflight
-from varcon_plugin.mmpretrain.report_once import told_once
 
 __all__ = ["main"]
 

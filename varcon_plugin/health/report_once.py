@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from varcon_plugin.mmpretrain.blame import one_line
-
-__all__ = ["told_once"]
+__all__ = ["is_first", "told_once"]
 
 
 @contextmanager
@@ -31,7 +29,8 @@ def told_once(passed: tuple[type[Exception], ...]) -> Iterator[None]:
         if is_first():
             raise
         rank = os.environ.get("RANK", "?")
-        line = f"rank {rank} ends too: {type(error).__name__}: {one_line(error)[:200]}"
+        said = " ".join(str(error).split())[:200]
+        line = f"rank {rank} ends too: {type(error).__name__}: {said}"
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
         sys.exit(1)
