@@ -76,8 +76,8 @@ def export_features(features: Features, path: Path, about: dict[str, str]) -> No
     }
     if path.suffix == ".npz":
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        arrays["about"] = np.array(json.dumps(text))
-        write_atomically(path, lambda file: np.savez(file, **arrays))
+        note = np.array(json.dumps(text))
+        write_atomically(path, lambda file: np.savez(file, about=note, **arrays))  # type: ignore[arg-type]
     elif path.suffix == ".safetensors":
         content = save(tensors, text | {"crc32": checksum(tensors)})
         write_atomically(path, lambda file: file.write(content))
