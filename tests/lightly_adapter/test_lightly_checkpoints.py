@@ -8,11 +8,14 @@ import torch
 
 from varcon_plugin.commands import evaluate, train_lightly
 from varcon_plugin.commands.attacks.entries import ENTRIES, LIGHTLY, whole_checkpoint
-from varcon_plugin.commands.attacks.payloads import PAYLOADS, write_hostile
+from varcon_plugin.commands.attacks.payloads import (
+    PAYLOADS,
+    REFUSED,
+    write_hostile,
+)
 from varcon_plugin.lightly.checkpoint_io import DataCheckpointIO
 from varcon_plugin.lightly.evaluation import load_encoder
 
-REFUSED = "a call of os.system", "a log buffer built twice"
 content = functools.cache(whole_checkpoint)
 
 

@@ -26,11 +26,14 @@ from varcon_plugin.commands.attacks.entries import (
     PRETRAINING,
     whole_checkpoint,
 )
-from varcon_plugin.commands.attacks.payloads import PAYLOADS, write_hostile
+from varcon_plugin.commands.attacks.payloads import (
+    PAYLOADS,
+    REFUSED,
+    write_hostile,
+)
 from varcon_plugin.mmpretrain import launch
 from varcon_plugin.mmpretrain.checkpoints import load_weights
 
-REFUSED = "a call of os.system", "a log buffer built twice"
 IN_PROCESS = [
     way
     for way, entry in ENTRIES.items()

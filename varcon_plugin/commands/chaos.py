@@ -26,6 +26,8 @@ from varcon_plugin.commands.attacks import (  # noqa: F401  to register
     damage,
     durability,
     experiments,
+    images,
+    losses,
 )
 from varcon_plugin.commands.attacks.registry import ATTACKS, Arena, Attack, Trial
 from varcon_plugin.evaluation.report import markdown_table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from varcon_plugin.commands.attacks.registry import (
     start,
 )
 
-__all__ = ["full_disk", "killed_training"]
+__all__ = ["full_disk", "killed_launcher", "killed_training"]
 
 EPOCHS = 4
 FLAGS = [
@@ -64,6 +65,55 @@ def killed_training(arena: Arena) -> Iterator[Trial]:
         code, output = finish(start(*TRAIN, "--work-dir", folder, *FLAGS))
         held = code == 0 and equal(weights(folder), expected)
         yield Trial(", ".join(told), held, output)
+
+
+@attack("processes end with their launcher, and another goes on with the run")
+def killed_launcher(arena: Arena) -> Iterator[Trial]:
+    """SIGKILL for dist_train.sh alone, with two processes; the weights are compared."""
+    command = ["bash", "tools/dist_train.sh", TRAIN[2], "2", "--resume"]
+    finish(start(*command, "--work-dir", arena.folder / "whole", *FLAGS))
+    expected = weights(arena.folder / "whole")
+    for number in range(arena.rounds):
+        folder = arena.folder / str(number)
+        seconds = arena.chance.uniform(0, 12)
+        process = start(*command, "--work-dir", folder, *FLAGS)
+        while process.poll() is None and len(processes(folder, "--launcher")) < 3:
+            time.sleep(0.1)  # it checks first; then there are a launcher and two ranks
+        kill_after(process, seconds)
+        left = living(folder)
+        code, output = finish(start(*command, "--work-dir", folder, *FLAGS))
+        held = not left and code == 0 and equal(weights(folder), expected)
+        seen = f"processes left: {left}\n{output}"
+        yield Trial(f"killed {seconds:.1f} s after the ranks began", held, seen)
+
+
+def living(folder: Path, patience: float = 60) -> list[int]:
+    """Processes that still have ``folder`` on their command line after a while.
+
+    One that has not got further than its imports ends when it has.
+    """
+    end = time.monotonic() + patience
+    while (found := processes(folder)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def processes(*words: str | Path) -> list[int]:
+    """Numbers of the processes that have all ``words`` on their command line."""
+    wanted = [os.fsencode(word) for word in words]
+    return [
+        int(file.parent.name)
+        for file in Path("/proc").glob("[0-9]*/cmdline")
+        if all(word in command_line(file) for word in wanted)
+    ]
+
+
+def command_line(file: Path) -> bytes:
+    """Of a process; empty if it has ended."""
+    try:
+        return file.read_bytes()
+    except OSError:
+        return b""
 
 
 @attack("a full disk ends a training in one line and keeps the last checkpoint")

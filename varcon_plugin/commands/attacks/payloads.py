@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from mmengine.logging import HistoryBuffer
 
-__all__ = ["PAYLOADS", "write_hostile"]
+__all__ = ["PAYLOADS", "REFUSED", "write_hostile"]
 
 
 class _Call:
@@ -91,6 +91,7 @@ PAYLOADS = {
     "an argument namespace built twice": _twice(argparse.Namespace),
     "a config as text": _config,
 }
+REFUSED = "a call of os.system", "a log buffer built twice"  # the others mean nothing
 
 
 def write_hostile(

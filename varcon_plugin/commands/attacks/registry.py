@@ -111,8 +111,11 @@ def kill_after(process: subprocess.Popen[str], seconds: float) -> None:
         process.stdout.close()
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
-    """Exit status and output of a process; after ``seconds`` its group is killed."""
+def finish(process: subprocess.Popen[str], seconds: float = 1200) -> tuple[int, str]:
+    """Exit status and output of a process; after ``seconds`` its group is killed.
+
+    A hang is found by that, even on a machine that is busy with other things.
+    """
     try:
         output, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
