@@ -16,6 +16,7 @@ from mmengine.config import Config
 from paths import REPO
 
 from varcon_plugin.checkpoints.ownership import owned
+from varcon_plugin.commands.attacks.durability import living
 from varcon_plugin.mmpretrain import durability, launch
 from varcon_plugin.mmpretrain.durable_checkpoints import AtomicLocalBackend
 
@@ -187,6 +188,7 @@ def test_files_of_a_run_that_is_damaged_moved_and_pointed_to_wrongly(
 HOLD = """
 import sys, time
 from varcon_plugin.checkpoints.ownership import owned
+from varcon_plugin.commands.attacks.durability import living
 with owned(sys.argv[1]):
     print(flush=True)
     time.sleep(100)
@@ -287,9 +289,18 @@ def dist_train(tmp_path, name, *arguments, hooks=()):
     )
 
 
-def test_two_processes_stop_by_a_signal_to_their_launcher_and_go_on(tmp_path):
-    whole = dist_train(tmp_path, "whole")
-    assert whole.returncode == 0, whole.stdout + whole.stderr
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """What two processes end with that nobody interrupts."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    done = dist_train(folder, "whole")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return state(folder / "whole", "epoch_3.pth")
+
+
+def test_two_processes_stop_by_a_signal_to_their_launcher_and_go_on(
+    uninterrupted, tmp_path
+):
     at = [{"type": "SignalAt", "step": 3, "launcher": True, "number": 15}]
     stopped = dist_train(tmp_path, "part", hooks=at)
     assert stopped.returncode == 75, stopped.stdout + stopped.stderr
@@ -298,5 +309,18 @@ def test_two_processes_stop_by_a_signal_to_their_launcher_and_go_on(tmp_path):
     resumed = dist_train(tmp_path, "part", "--resume")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert re.search(rf"Resuming from \S+{saved.name} .step", resumed.stdout)
-    names = ("whole", "part")
-    assert_equal(*(state(tmp_path / name, "epoch_3.pth") for name in names))
+    assert_equal(state(tmp_path / "part", "epoch_3.pth"), uninterrupted)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a promise of Linux's kernel")
+def test_two_processes_end_with_their_killed_launcher_and_another_goes_on(
+    uninterrupted, tmp_path
+):
+    at = [{"type": "SignalAt", "step": 4, "launcher": True, "number": 9}]
+    killed = dist_train(tmp_path, "part", hooks=at)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout + killed.stderr
+    assert living(tmp_path / "part") == []
+    resumed = dist_train(tmp_path, "part", "--resume")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert re.search(r"Resuming from \S+epoch_1.pth .step", resumed.stdout)
+    assert_equal(state(tmp_path / "part", "epoch_3.pth"), uninterrupted)

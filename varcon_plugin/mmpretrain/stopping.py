@@ -113,8 +113,7 @@ class StopHook(Hook):
         wait = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
         if not received or (runner.iter + 1) % wait:
             return
-        at = {"batches": batch_idx + 1, **self._shape(runner)}
-        path = saver(runner).save_interrupted(runner, {"interrupted": at})
+        path = self.save(runner, batch_idx)
         barrier()  # who ends first ends the others
         print_log(
             f"Stopped by a signal after iteration {runner.iter + 1}: saved {path}; go "
@@ -123,6 +122,14 @@ class StopHook(Hook):
         )
         self.signals.restore()
         raise Interrupted(path)
+
+    def save(self, runner: Runner, batch_idx: int) -> str:
+        """Save after batch ``batch_idx`` of an epoch, to go on from; returns the path.
+
+        For the end of a step, which the runner does not count yet.
+        """
+        at = {"batches": batch_idx + 1, **self._shape(runner)}
+        return saver(runner).save_interrupted(runner, {"interrupted": at})
 
     def after_train(self, runner: Runner) -> None:
         """Give the signals back."""
