@@ -217,7 +217,7 @@ def loss_figure(run: Run) -> Figure:
     s = run.scalars
     axes.plot(s["step"], s["loss"], label="loss")
     # The two terms all but coincide: the narrow one is drawn over the wide one.
-    axes.plot(s["step"], s["nll"], color="C2", linewidth=4, alpha=0.4,
+    axes.plot(s["step"], s["nll"], color="C2", linewidth=4, markersize=12, alpha=0.4,
               label="-log p(r|z)")  # fmt: skip
     axes.plot(s["step"], s["kl"], color="C1", linewidth=1.2, label="KL(q || p)")
     axes.plot(
@@ -241,7 +241,8 @@ def geometry_figure(run: Run) -> Figure:
     cosine.set(title="cosine between classes (1: collapsed)", ylim=(lowest, 1.05))
     rank.plot(s["step"], s["centroid_effective_rank"], label="effective rank")
     rank.plot(s["step"], s["references"], linestyle="--", color="grey", label="classes")
-    rank.set(title="dimensions the classes span", ylim=(0, None))
+    highest = 1.05 * s["references"].max()
+    rank.set(title="dimensions the classes span", ylim=(0, highest))
     spread.plot(s["step"], s["alignment"], label="alignment")
     spread.plot(s["step"], s["dispersion"], label="dispersion")
     largest = max(1, np.nanmax(s["alignment"], initial=0))

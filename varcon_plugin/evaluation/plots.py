@@ -160,10 +160,13 @@ def draw_few_shot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Accuracy against shots with 95 % intervals, a curve for each classifier."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
-    for classifier in dict.fromkeys(row["classifier"] for row in results):
+    for number, classifier in enumerate(
+        dict.fromkeys(row["classifier"] for row in results)
+    ):
         rows = [row for row in results if row["classifier"] == classifier]
+        aside = 1.04**number  # so that intervals do not hide each other
         axes.errorbar(
-            [row["shots"] for row in rows],
+            [aside * row["shots"] for row in rows],
             [row["mean"] for row in rows],
             [row["interval"] for row in rows],
             marker="o",
