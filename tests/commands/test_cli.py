@@ -40,6 +40,28 @@ def test_a_script_of_the_same_name_runs_the_same_module():
             assert f"from varcon_plugin.commands.{module} import main" in called
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        ["-c", "from varcon_plugin.commands.cli import main; main()", "browse"],
+        ["tools/run_experiment.py"],
+    ],
+    ids=["command", "script"],
+)
+def test_host_packages_start_in_silence(start):
+    """mmcv warns of an operation that is not compiled, mmpretrain of a service."""
+    done = subprocess.run(
+        [sys.executable, *start, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPO,
+    )
+    assert done.stdout.startswith("usage: ")
+    assert "OneDL" not in done.stdout
+    assert done.stderr == ""
+
+
 def test_an_unknown_command_names_the_others(capsys):
     with pytest.raises(SystemExit):
         main(["trian"])
