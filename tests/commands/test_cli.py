@@ -135,7 +135,11 @@ def test_doctor_tells_what_is_there_and_what_is_not(monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "first"),
-    [(["doctor"], "# varcon doctor"), (["quickstart", "--help"], "usage: varcon ")],
+    [
+        (["doctor"], "# varcon doctor"),
+        (["quickstart", "--help"], "usage: varcon quickstart"),
+        (["train", "varcon_r18_digits", "--help"], "Train a recipe: mmpretrain's"),
+    ],
 )
 def test_nothing_is_said_before_the_command(arguments, first):
     code = "from varcon_plugin.commands.cli import main; main()"

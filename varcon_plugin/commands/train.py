@@ -35,7 +35,7 @@ def launch(name: str, description: str) -> None:
         description: for ``--help``, before the script's own.
     """
     first, *others = sys.argv[1:] or ["--help"]
-    if first.startswith("-"):  # --help, or a mistake that the script explains
+    if first.startswith("-") or {"-h", "--help"} & {*others}:  # or a mistake
         print(description)
         first, others = "--help", []
     parser = argparse.ArgumentParser(add_help=False)
