@@ -579,6 +579,19 @@ def test_label_outside_of_num_classes(label: int) -> None:
         VarConLoss(num_classes=2)(X, labels)
 
 
+@pytest.mark.parametrize("label", [-1, -100])
+@pytest.mark.parametrize("num_classes", [None, 2])
+def test_there_is_no_ignore_index(label: int, num_classes: int | None) -> None:
+    criterion = VarConLoss(num_classes=num_classes)
+    labels = torch.tensor([0, 1, 0, label])
+    with pytest.raises(ValueError, match=rf"got {label}; .*leave samples without a la"):
+        criterion(X, labels)
+    assert criterion(X[labels >= 0], labels[labels >= 0]).isfinite()
+    arguments: Any = {"ignore_index": label}
+    with pytest.raises(TypeError, match="ignore_index"):
+        VarConLoss(**arguments)
+
+
 def test_repr_names_the_settings() -> None:
     text = repr(VarConLoss(0.2, 0.1, num_classes=3))
     assert "temperature=0.2, epsilon=0.1" in text

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from varcon_plugin.distributed import agree_in_graph
-from varcon_plugin.functional import VarConTerms
+from varcon_plugin.functional import VarConTerms, transforming
 
 __all__ = [
     "argument_error",
@@ -20,6 +20,11 @@ __all__ = [
     "reference_error",
 ]
 
+NO_LABEL = (-1, -100)  # by which scikit-learn and torch mark what has none
+UNLABELLED = (
+    "there is no ignore_index: leave samples without a label out, as in "
+    "criterion(embeddings[labels >= 0], labels[labels >= 0])"
+)
 UNSAID = "wrong arguments for VarConLoss: without torch.compile it says which"
 
 
@@ -48,12 +53,13 @@ def argument_error(
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         return TypeError(f"labels must be integer class ids, got {labels.dtype}")
-    if len(embeddings) != len(labels):
+    rows, given = embeddings.shape[0], labels.shape[0]  # len() would fix them in export
+    if rows != given:
         return ValueError(
-            f"embeddings and labels must have the same length, got {len(embeddings)} "
-            f"and {len(labels)}; repeat the labels once for each view"
+            f"embeddings and labels must have the same length, got {rows} and {given}; "
+            "repeat the labels once for each view"
         )
-    if len(labels) == 0:
+    if given == 0:
         return ValueError(
             "embeddings must hold at least one sample, got an empty batch"
         )
@@ -65,15 +71,28 @@ def argument_error(
             f"{embeddings.shape[1]}"
         )
     on_host = labels.device.type == "cpu" and not torch.compiler.is_compiling()
-    if num_classes is not None and on_host:
-        ids = labels.to(torch.int64)  # unsigned integers have no min
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= num_classes:
-            return ValueError(
-                f"labels must be in [0, num_classes) = [0, {num_classes}), got "
-                f"{low if low < 0 else high}"
-            )
-    return None
+    on_host = on_host and not transforming()
+    return label_error(labels, num_classes) if on_host else None
+
+
+def label_error(labels: Tensor, num_classes: int | None) -> ValueError | None:
+    """Which label on the host is out of range, as the exception to raise."""
+    ids = labels.to(torch.int64)  # unsigned integers have no min
+    if num_classes is not None:
+        wrong = ids != ids.clamp(0, num_classes - 1)
+        expected = f"in [0, num_classes) = [0, {num_classes})"
+    else:
+        wrong, expected = unlabelled(ids), "class ids"
+    if not wrong.any():
+        return None
+    first = int(ids[wrong][0])
+    hint = f"; {UNLABELLED}" if first in NO_LABEL else ""
+    return ValueError(f"labels must be {expected}, got {first}{hint}")
+
+
+def unlabelled(ids: Tensor) -> Tensor:
+    """Which labels say that there is none."""
+    return (ids == NO_LABEL[0]) | (ids == NO_LABEL[1])
 
 
 def reference_error(embeddings: Tensor, references: Any) -> Exception | None:
@@ -109,11 +128,15 @@ def check_on_device(
     Without waiting for it. `argument_error` has looked at those of the host.
     """
     compiling = torch.compiler.is_compiling()
-    if num_classes is None or not (compiling or labels.device.type == "cuda"):
+    if not (compiling or labels.device.type == "cuda"):
         return
     ids = labels.to(torch.int64)
-    inside = (ids == ids.clamp(0, num_classes - 1)).all()
-    message = f"labels must be in [0, {num_classes})"
+    if num_classes is None:
+        inside = ~unlabelled(ids).any()
+        message = f"labels must be class ids, not -1 or -100; {UNLABELLED}"
+    else:
+        inside = (ids == ids.clamp(0, num_classes - 1)).all()
+        message = f"labels must be in [0, {num_classes})"
     if compiling and group is not None:
         agree_in_graph(inside, message, group)
     else:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from varcon_plugin.distributed import gather_labels, rank_of, sum_across_ranks
-from varcon_plugin.functional import class_sums, normalize
+from varcon_plugin.functional import class_sums, exporting, normalize
 
 __all__ = ["BatchCentroids", "References"]
 
@@ -169,7 +169,7 @@ def class_table(
     ``num_classes`` are ranked first. Both numbers are known to the host and to every
     rank. ``sizes`` are the batch sizes of the ranks; empty if not known.
     """
-    samples = len(labels) if group is None else sum(sizes)
+    samples = labels.shape[0] if group is None else sum(sizes)
     unknown = group is not None and not sizes
     exact = num_classes is None
     if unknown and num_classes is None:
@@ -177,7 +177,8 @@ def class_table(
             "num_classes must be given across ranks under torch.compile, which leaves "
             "the batch sizes of the other ranks unknown; got None"
         )
-    if num_classes is not None and (unknown or num_classes <= samples):
+    static = unknown or exporting()
+    if num_classes is not None and (static or num_classes <= samples):
         targets = labels
         classes = torch.arange(num_classes, device=labels.device)
     else:

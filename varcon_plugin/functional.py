@@ -24,8 +24,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["VarConTerms", "class_sums", "normalize", "varcon_terms"]
+__all__ = [
+    "VarConTerms",
+    "class_sums",
+    "exporting",
+    "normalize",
+    "transforming",
+    "varcon_terms",
+]
 
+IS_EXPORTING = getattr(torch.compiler, "is_exporting", bool)  # new in torch 2.7
 MIN_TAU2 = 1e-18  # q_r is 1 to the last digit far above; its square is still a float32
 
 
@@ -53,8 +61,22 @@ def normalize(vectors: Tensor) -> Tensor:
     A row of exactly zero has no direction: it stays zero and its gradient is zero,
     where division by a small constant would give a gradient of that constant's inverse.
     """
+    if transforming():
+        return _divide_by_norm(vectors)[0]
     unit: Tensor = _Normalize.apply(vectors)
     return unit
+
+
+def transforming() -> bool:
+    """Whether a transform of `torch.func` (grad, vmap, ...) runs this code.
+
+    What has a gradient of its own then leaves it to the transform, and nothing looks at
+    values.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    active: bool = torch._C._are_functorch_transforms_active()
+    return active
 
 
 def _divide_by_norm(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,6 +114,12 @@ class _Normalize(torch.autograd.Function):
         memory = None if again else product
         radial_part = torch.mul(unit, radial * -inverse, out=memory)
         return radial_part.addcmul_(grad, inverse)
+
+
+def exporting() -> bool:
+    """Whether `torch.export` records this code, for batches of any size."""
+    asked: bool = IS_EXPORTING()
+    return asked
 
 
 def class_sums(

@@ -23,7 +23,9 @@ from torch import Tensor
 
 from varcon_plugin.functional import (
     VarConTerms,
+    exporting,
     target_distribution,
+    transforming,
     varcon_terms,
 )
 
@@ -53,27 +55,28 @@ def fused_varcon_terms(
 
     Only ``loss`` carries a gradient, and only to ``embeddings``; where ``centroids`` or
     ``own`` ask for one the specification answers, in O(N C) memory. So it does in the
-    backward pass where a second derivative is asked for (``create_graph=True``).
-    Without a gradient to compute, the weighted sum is left out.
+    backward pass where a second derivative is asked for (``create_graph=True``), under
+    the transforms of `torch.func`, and in what `torch.export` writes. Without a
+    gradient to compute, the weighted sum is left out.
     """
     settings = (temperature, epsilon)
-    if torch.is_grad_enabled():
-        if centroids.requires_grad or (own is not None and own.requires_grad):
-            return varcon_terms(
-                embeddings,
-                targets,
-                centroids,
-                temperature=temperature,
-                epsilon=epsilon,
-                present=present,
-                own=own,
-            )
-        if embeddings.requires_grad:
-            return VarConTerms(
-                *_FusedTerms.apply(
-                    embeddings, targets, centroids, present, own, *settings
-                )
-            )
+    plain = transforming() or exporting()
+    if torch.is_grad_enabled() and not plain:
+        plain = centroids.requires_grad or (own is not None and own.requires_grad)
+    if plain:
+        return varcon_terms(
+            embeddings,
+            targets,
+            centroids,
+            temperature=temperature,
+            epsilon=epsilon,
+            present=present,
+            own=own,
+        )
+    if torch.is_grad_enabled() and embeddings.requires_grad:
+        return VarConTerms(
+            *_FusedTerms.apply(embeddings, targets, centroids, present, own, *settings)
+        )
     return _evaluate(embeddings, targets, centroids, present, own, *settings)[0]
 
 
@@ -251,13 +254,14 @@ def attend_to_others(
     if convolve:
         rows += -rows % CONVOLVED_ROWS  # nothing to pad but in the last tile
     memory = embeddings.new_empty(0 if convolve else rows * columns)
-    top, norm = embeddings.new_zeros(2, size, 1).unbind()
+    top, norm = (embeddings.new_zeros(size, 1) for _ in range(2))
     repeated = present is not None and present.is_floating_point()
     blocks = [torch.split(x, columns) for x in (centroids, weights)]
     # -inf is added to the logit of the true class, and 0 to one of every other block.
     block, column = (targets // columns)[:, None], (targets % columns)[:, None]
     hide, keep = embeddings.new_full((), -torch.inf), embeddings.new_zeros(())
-    for i in range(0, size, rows):
+    one = rows >= size  # compiled for batches of any size, which a range would fix
+    for i in range(1) if one else range(0, size, rows):
         row = slice(i, i + rows)
         query, at = embeddings[row], column[row]
         for j, (keys, weight) in enumerate(zip(*blocks, strict=True)):
@@ -340,4 +344,6 @@ def _cache_bytes(index: int | None) -> int:
 
 def _even(length: int, limit: int) -> int:
     """Size of the pieces, at most ``limit`` each, that divide ``length`` evenly."""
+    if length <= limit:
+        return length
     return math.ceil(length / math.ceil(length / limit))

@@ -22,7 +22,7 @@ from varcon_plugin.arguments import (
 from varcon_plugin.caller import warn_caller
 from varcon_plugin.centroids import BatchCentroids, References
 from varcon_plugin.distributed import active_group, agree, world_size
-from varcon_plugin.functional import VarConTerms, normalize
+from varcon_plugin.functional import VarConTerms, normalize, transforming
 from varcon_plugin.fused import fused_varcon_terms
 from varcon_plugin.momentum import MomentumCentroids
 from varcon_plugin.sharded import observed_references, sharded_varcon_terms
@@ -87,7 +87,7 @@ class VarConLoss(nn.Module):
         centroids: where class references come from; None is the batch's class means,
             for which the next three arguments are.
         num_classes: labels are in [0, num_classes): no `torch.unique`, no host
-            synchronisation, static shapes. None: any integer labels.
+            synchronisation, static shapes. None: any integer labels but -1 and -100.
         leave_one_out: take each sample out of its own class mean, which otherwise
             inflates its confidence where a class has few samples (ours). Samples
             without a classmate in the global batch get loss 0, gradient 0 and are not
@@ -178,6 +178,7 @@ class VarConLoss(nn.Module):
             self,
             embeddings: Tensor,
             labels: Tensor,
+            indices_tuple: None = None,
             *,
             reference_embeddings: Tensor | None = None,
         ) -> Tensor:
@@ -187,6 +188,7 @@ class VarConLoss(nn.Module):
         self,
         embeddings: Tensor,
         labels: Tensor,
+        indices_tuple: None = None,
         *,
         reference_embeddings: Tensor | None = None,
     ) -> Tensor:
@@ -196,16 +198,26 @@ class VarConLoss(nn.Module):
             embeddings: (N, D), floating; all views of all images of this rank. Or
                 (B, V, D), the V views of each of B images: as (B * V, D).
             labels: (N,), integer class ids, in the order of ``embeddings``; or (B,).
-                Every integer is a class: leave samples without a label out.
+                There is no ``ignore_index``: leave samples without a label out. By -1
+                and -100 others mark them, so these are an error.
+            indices_tuple: None, as pytorch-metric-learning's trainers and
+                ``MultipleLosses`` pass where there is no miner.
             reference_embeddings: as ``embeddings``, what stands for each row in its
                 class reference, such as another encoder's embedding of the same image
                 (ours). None: the embeddings themselves.
 
         Raises:
             TypeError: an argument is not a tensor or of the wrong dtype.
-            ValueError: shapes are wrong, lengths differ, or the batch is empty.
+            ValueError: shapes are wrong, lengths differ, the batch is empty, a label is
+                out of range, or a miner found pairs.
             RuntimeError: another rank's arguments are wrong.
         """
+        if indices_tuple is not None:
+            raise ValueError(
+                "indices_tuple must be None: VarConLoss compares with one reference a "
+                "class, which leaves no pairs or triplets to mine; use it without a "
+                f"miner, got {type(indices_tuple).__name__}"
+            )
         terms = self.forward_components(
             embeddings, labels, reference_embeddings=reference_embeddings
         )
@@ -305,7 +317,7 @@ class VarConLoss(nn.Module):
 
         Under `torch.compile`, and on an accelerator with ``num_classes``, it is not.
         """
-        if self._warned or torch.compiler.is_compiling():
+        if self._warned or torch.compiler.is_compiling() or transforming():
             return
         present, total = references.present, references.total
         synchronises = total.device.type != "cpu"

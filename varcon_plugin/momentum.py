@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup
 from varcon_plugin.centroids import ClassTable, References, class_table
 from varcon_plugin.distributed import from_first_rank
 from varcon_plugin.draws import uniform_draws
-from varcon_plugin.functional import normalize
+from varcon_plugin.functional import normalize, transforming
 from varcon_plugin.sharded import Shard, gather_batch, shard_table, spread_references
 
 __all__ = ["MomentumCentroids", "follow_scaler"]
@@ -176,7 +176,8 @@ class MomentumCentroids(nn.Module):
         ``group`` and ``sizes`` as for `BatchCentroids`, with the same collectives.
 
         Raises:
-            RuntimeError: the call is recomputed in the backward pass.
+            RuntimeError: the call is recomputed in the backward pass, or moves the bank
+                inside a transform of `torch.func`.
         """
         moving = self.training and torch.is_grad_enabled()
         if moving and in_backward_pass():
@@ -184,6 +185,11 @@ class MomentumCentroids(nn.Module):
                 "MomentumCentroids was called again in the backward pass, after it "
                 "had moved: take the loss out of activation checkpointing, its own "
                 "memory is that of the embeddings"
+            )
+        if moving and transforming():
+            raise RuntimeError(
+                "MomentumCentroids cannot move inside a transform of torch.func (grad, "
+                "vmap, ...): call eval() on it, or take torch.autograd"
             )
         with torch.no_grad():
             if self.means.device != embeddings.device:
