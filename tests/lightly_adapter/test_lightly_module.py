@@ -81,6 +81,26 @@ def test_a_bank_follows_the_gradient_scaler(varcon, loader, fit):
     assert model.criterion.centroids._scaler is scaler
 
 
+def test_a_bank_moves_once_in_each_step_of_the_optimizer(varcon, loader, fit):
+    settings = {"centroid_momentum": 0.9, "accumulation_steps": 2}
+    model = varcon(**settings, num_negatives=3)
+    fit(model, loader(), max_epochs=1, accumulate_grad_batches=2)
+    bank = model.criterion.centroids
+    assert (bank.num_negatives, bank.accumulation_steps) == (3, 2)
+    assert bank.counts.tolist() == [16, 16, 16, 16]
+    for steps in (1, 4):
+        with pytest.raises(ValueError, match=rf"must be {steps}, the accumulate_grad_"):
+            fit(varcon(**settings), loader(), accumulate_grad_batches=steps)
+
+
+@pytest.mark.parametrize(
+    "options", [{"num_negatives": 2}, {"accumulation_steps": 2}], ids=str
+)
+def test_options_of_a_bank_need_one(varcon, options):
+    with pytest.raises(ValueError, match="needs a centroid_momentum, got None"):
+        varcon(**options)
+
+
 class Scaled(torch.nn.Module):
     def __init__(self, scale):
         super().__init__()

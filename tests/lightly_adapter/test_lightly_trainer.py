@@ -82,6 +82,24 @@ def test_leave_one_out_reaches_the_loss(tool, image_folder):
     assert model.criterion.centroids.leave_one_out
 
 
+# On --resume, Lightning notes that it saves where it saved before.
+@pytest.mark.filterwarnings(
+    "ignore:Checkpoint directory .* exists and is not empty:UserWarning"
+)
+def test_every_option_of_the_bank_trains_and_resumes(tool, arguments, tmp_path, capsys):
+    bank = ["--centroid-momentum", "0.9", "--shard-centroids", "--num-negatives", "1"]
+    flags = [*arguments, *bank, "--accumulate", "2", "--ema-decay", "0.9"]
+    tool.main([*flags, "--epochs", "1"])
+    files = tmp_path / "checkpoints"
+    assert [path.name for path in files.glob("*.bank")] == ["epoch=0000.ckpt.bank"]
+    tool.main([*flags, "--resume"])
+    last = torch.load(files / "epoch=0001.ckpt", weights_only=True)
+    assert last["global_step"] == 4  # three batches are two steps
+    assert [path.name for path in files.glob("*.bank")] == ["epoch=0001.ckpt.bank"]
+    said = capsys.readouterr()
+    assert "--knn-k 200 is more than the 24 training images" in said.err + said.out
+
+
 def test_without_labels_reaches_the_module(tool, image_folder):
     data = ["--data", str(image_folder), "--without-labels"]
     datasets = tool.create_datasets(str(image_folder))
@@ -116,6 +134,9 @@ def test_two_processes_train_and_evaluate(arguments, tmp_path):
         (["--backbone", "resnet5"], "must be the name of a timm model, got 'resnet5'"),
         (["--batch-size-per-device", "25"], "more than the 24 training images"),
         (["--epsilon", "0.2"], "epsilon must be in"),
+        (["--num-negatives", "2"], "num_negatives needs a centroid_momentum, got None"),
+        (["--shard-centroids"], "shard_centroids needs a centroid_momentum, got None"),
+        (["--without-labels", "--ema-decay", "0.9"], "not for VarConSSL: leave it out"),
     ],
 )
 def test_mistakes_end_in_one_line(tool, arguments, extra, message, monkeypatch):
@@ -157,7 +178,8 @@ def test_every_flag_reaches_the_module(tool, image_folder):
             *("--weight-decay", "0.1", "--temperature", "0.3", "--epsilon", "0.05"),
             *("--knn-k", "7", "--knn-t", "0.2"),
             *("--warmup-epochs", "3", "--centroid-momentum", "0.5"),
-            *("--micro-batch-size", "4"),
+            *("--micro-batch-size", "4", "--ema-decay", "0.9"),
+            *("--num-negatives", "1", "--accumulate", "2"),
         ]
     )
     datasets = tool.create_datasets(args.data, image_size=args.image_size)
@@ -179,11 +201,16 @@ def test_every_flag_reaches_the_module(tool, image_folder):
         "weight_decay": 0.1,
         "warmup_epochs": 3.0,
         "micro_batch_size": 4,
-        "ema_decay": None,
+        "ema_decay": 0.9,
+        "num_negatives": 1,
+        "accumulation_steps": 2,
         "shard_centroids": False,
     }
     assert model.criterion.temperature == 0.3
     assert model.criterion.epsilon == 0.05
     assert model.criterion.gather_distributed
-    assert model.criterion.centroids.momentum == 0.5
+    bank = model.criterion.centroids
+    assert (bank.momentum, bank.num_negatives, bank.accumulation_steps) == (0.5, 1, 2)
+    trainer = tool.create_trainer(args, tool.ResumableSampler(24, 0))
+    assert trainer.accumulate_grad_batches == 2
     assert model(torch.zeros(1, 3, 64, 64)).shape == (1, 64)

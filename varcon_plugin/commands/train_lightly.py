@@ -5,7 +5,7 @@ r"""Train VarCon with lightly, then report k-NN and linear accuracy.
     python tools/train_lightly.py --data /datasets/imagenet --backbone resnet50 \
         --epochs 100 --devices 8 --precision bf16-mixed
 
---data is a name or a folder with train/CLASS/* and val/CLASS/*. Logs (CSV and
+--data is a name or a folder with train/CLASS/* and val/CLASS/* (or test). Logs (CSV and
 TensorBoard), checkpoints and results.json go to --output-dir. For several nodes give
 --num-nodes and start the same command on each, under srun or torchrun.
 """
@@ -43,6 +43,7 @@ from varcon_plugin.evaluation.linear import linear_probe
 from varcon_plugin.health.finite import LossNotFiniteError
 from varcon_plugin.lightly import (
     FiniteLossCallback,
+    ShardedBankStrategy,
     VarCon,
     VarConDiagnosticsCallback,
     VarConSSL,
@@ -86,6 +87,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--without-labels", action="store_true", help="each image its own class")
     add("--latent-classes", type=int, help="above that, told by a moving average")
     add("--centroid-momentum", type=float, help="of a bank of class references")
+    add("--num-negatives", type=int, help="classes of the bank to draw; default: all")
+    add("--shard-centroids", action="store_true", help="the bank over the devices")
+    add("--ema-decay", type=float, help="of a slow encoder for class references")
+    add("--accumulate", type=int, default=1, help="batches in a step")
     add("--micro-batch-size", type=int, help="views that the model sees at a time")
     add("--knn-k", type=int, default=200)
     add("--knn-t", type=float, default=0.1)
@@ -146,6 +151,7 @@ def run(argv: list[str] | None, held: ExitStack) -> None:
         datasets = create_datasets(
             args.data, download_dir=args.download_dir, image_size=args.image_size
         )
+        fit_knn_k(args, datasets)
         model = create_model(args, datasets)
         sampler = ResumableSampler(len(datasets.bank_targets), args.seed)
         trainer = create_trainer(args, sampler)
@@ -205,11 +211,27 @@ def find_checkpoint(folder: Path, resume: bool) -> Path | None:
     return chosen.path
 
 
+def fit_knn_k(args: argparse.Namespace, datasets: Datasets) -> None:
+    """No more neighbours than there are training images; a change is told."""
+    images = len(datasets.bank_targets)
+    if args.knn_k > images:
+        rank_zero_info(
+            f"--knn-k {args.knn_k} is more than the {images} training images: "
+            f"--knn-k {images} instead"
+        )
+        args.knn_k = images
+
+
 def create_model(args: argparse.Namespace, datasets: Datasets) -> VarCon:
     """The module that the command line describes."""
+    bank = args.centroid_momentum is not None
     special: dict[str, Any] = {
         "leave_one_out": args.leave_one_out,
         "centroid_momentum": args.centroid_momentum,
+        "num_negatives": args.num_negatives,
+        "accumulation_steps": args.accumulate if bank else 1,
+        "shard_centroids": args.shard_centroids,
+        "ema_decay": args.ema_decay,
     }
     if args.latent_classes is not None and not args.without_labels:
         raise ValueError("--latent-classes goes with --without-labels")
@@ -260,6 +282,8 @@ def create_trainer(args: argparse.Namespace, sampler: ResumableSampler) -> Train
         devices=int(args.devices) if args.devices.isdigit() else args.devices,
         num_nodes=args.num_nodes,
         precision=args.precision,
+        accumulate_grad_batches=args.accumulate,
+        strategy=ShardedBankStrategy() if args.shard_centroids else "auto",
         check_val_every_n_epoch=args.val_interval,
         log_every_n_steps=5,
         # SyncBatchNorm does not exist on the CPU.
@@ -330,8 +354,8 @@ def evaluate(
     targets = (torch.tensor(x) for x in (datasets.bank_targets, datasets.val_targets))
     bank_labels, val_labels = (labels.to(device) for labels in targets)
     split = bank.to(device), bank_labels, val.to(device), val_labels
-    k = min(args.knn_k, len(bank))
-    knn = knn_accuracy(*split, ks=[k], temperatures=[args.knn_t])[k, args.knn_t]
+    k, t = args.knn_k, args.knn_t
+    knn = knn_accuracy(*split, ks=[k], temperatures=[t])[k, t]
     linear = linear_probe(*split, seed=args.seed)
     return {
         "knn_top1": knn.top1,

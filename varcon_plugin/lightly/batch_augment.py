@@ -9,6 +9,7 @@ from lightly.transforms.utils import IMAGENET_NORMALIZE
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from varcon_plugin.lightly.package import say_which_lightning
 from varcon_plugin.training import BatchAugment
 from varcon_plugin.training.crops import TwoCrops
 
@@ -120,6 +121,7 @@ class EpochSeed(Callback):
     def __init__(
         self, crops: TwoCrops, transform: SimCLRBatchTransform, seed: int = 0
     ) -> None:
+        say_which_lightning(self)
         self.parts = (crops.worker_seed, transform.augment)
         self.seed = seed
 

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from varcon_plugin.health.monitor import DiagnosticsMonitor, find_loss
+from varcon_plugin.lightly.package import say_which_lightning
 
 __all__ = ["VarConDiagnosticsCallback"]
 
@@ -46,6 +47,7 @@ class VarConDiagnosticsCallback(Callback):
         patience: int = 5,
         directory: str | Path | None = None,
     ) -> None:
+        say_which_lightning(self)
         self.settings: dict[str, Any] = {
             "interval": interval,
             "histogram_epochs": histogram_epochs,

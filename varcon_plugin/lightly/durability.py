@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 
+from varcon_plugin.checkpoints.shards import shard_folder
 from varcon_plugin.checkpoints.stopping import Interrupted, StopSignals
 from varcon_plugin.checkpoints.writing import save
 from varcon_plugin.distributed import active_group
@@ -42,6 +44,7 @@ class DurableCheckpointIO(DataCheckpointIO):
         for old in Path(path).parent.glob(INTERRUPTED.format("*")):
             if old != Path(path):
                 old.unlink(missing_ok=True)
+                shutil.rmtree(shard_folder(old), ignore_errors=True)
 
 
 class StopAndGoOn(Callback):
@@ -114,12 +117,14 @@ class StopAndGoOn(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Stop if a rank was told to.
+        """Stop if a rank was told to, once the gradients of a step are complete.
 
         Raises:
             Interrupted: the run has been saved.
         """
-        if not self.signals.received(active_group()) or trainer.is_last_batch:
+        told = self.signals.received(active_group())
+        within_step = (batch_idx + 1) % trainer.accumulate_grad_batches
+        if not told or within_step or trainer.is_last_batch:
             return
         path = self.folder / INTERRUPTED.format(trainer.global_step)
         trainer.save_checkpoint(path, weights_only=False)

@@ -7,6 +7,7 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from varcon_plugin.health.finite import FiniteGuard, finite_weights
+from varcon_plugin.lightly.package import say_which_lightning
 
 __all__ = ["FiniteLossCallback"]
 
@@ -19,6 +20,7 @@ class FiniteLossCallback(Callback):
     """
 
     def __init__(self) -> None:
+        say_which_lightning(self)
         self.guard = FiniteGuard()
 
     def on_train_batch_end(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from varcon_plugin.lightly.backbone import create_backbone, feature_dim
 from varcon_plugin.lightly.loss import VarConLoss
+from varcon_plugin.lightly.package import say_which_lightning
 from varcon_plugin.momentum import MomentumCentroids, follow_scaler
 from varcon_plugin.training.ema import EmaEncoder
 from varcon_plugin.training.lars import ForeachLARS
@@ -62,6 +63,10 @@ class VarCon(LightningModule):
         centroid_momentum: keep class references beyond the batch, in
             `varcon_plugin.momentum.MomentumCentroids` of this momentum; None takes the
             class means of each batch, as published.
+        num_negatives: score so many classes, drawn from the bank of
+            ``centroid_momentum``, beside those of the batch; None is all.
+        accumulation_steps: move the bank of ``centroid_momentum`` once in so many
+            batches; the ``accumulate_grad_batches`` of the Trainer.
         shard_centroids: spread the bank of ``centroid_momentum`` over the ranks; for
             checkpoints train with `varcon_plugin.lightly.ShardedBankStrategy`.
         ema_decay: class references come from the embeddings of a moving average of
@@ -91,6 +96,8 @@ class VarCon(LightningModule):
         epsilon: float = 0.02,
         leave_one_out: bool = False,
         centroid_momentum: float | None = None,
+        num_negatives: int | None = None,
+        accumulation_steps: int = 1,
         shard_centroids: bool = False,
         ema_decay: float | None = None,
         micro_batch_size: int | None = None,
@@ -99,6 +106,7 @@ class VarCon(LightningModule):
         warmup_epochs: float = 10,
     ) -> None:
         super().__init__()
+        say_which_lightning(self)
         check_size(micro_batch_size)
         self.save_hyperparameters()
         self.micro_batch_size = micro_batch_size
@@ -116,8 +124,12 @@ class VarCon(LightningModule):
         self.ema: EmaEncoder | None = None
         if ema_decay is not None:
             self.ema = EmaEncoder(self._encoder(), ema_decay)
-        if shard_centroids and centroid_momentum is None:
-            raise ValueError("shard_centroids=True needs a centroid_momentum, got None")
+        bank = {
+            "num_negatives": num_negatives,
+            "accumulation_steps": accumulation_steps,
+            "sharded": shard_centroids,
+        }
+        check_bank_options(centroid_momentum, bank)
         self._create_criterion = partial(
             create_criterion,
             num_classes,
@@ -125,7 +137,7 @@ class VarCon(LightningModule):
             epsilon,
             leave_one_out,
             centroid_momentum,
-            shard_centroids,
+            bank,
         )
         self.criterion: VarConLoss | None = None
         if not shard_centroids:
@@ -154,6 +166,17 @@ class VarCon(LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             follow_scaler(self, scaler)
+
+    def on_fit_start(self) -> None:
+        """Check that a bank moves once in each step of the optimizer."""
+        bank = getattr(self.criterion, "centroids", None)
+        given = getattr(bank, "accumulation_steps", None)
+        needed = self.trainer.accumulate_grad_batches
+        if given not in (None, needed):
+            raise ValueError(
+                f"accumulation_steps of VarCon must be {needed}, the "
+                f"accumulate_grad_batches of the Trainer, got {given}"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (N, F) of images (N, 3, H, W), before the projection head."""
@@ -299,21 +322,34 @@ class VarCon(LightningModule):
         return int(steps), int(min(self.warmup_epochs * epoch, steps / 2))
 
 
+def check_bank_options(centroid_momentum: float | None, bank: dict[str, Any]) -> None:
+    """Raise ValueError if a bank that is not asked for has options."""
+    none = {"num_negatives": None, "accumulation_steps": 1, "sharded": False}
+    given = [name for name, value in bank.items() if value != none[name]]
+    if given and centroid_momentum is None:
+        names = {"sharded": "shard_centroids"}
+        listed = " and ".join(names.get(name, name) for name in given)
+        raise ValueError(f"{listed} needs a centroid_momentum, got None")
+
+
 def create_criterion(
     num_classes: int,
     temperature: float,
     epsilon: float,
     leave_one_out: bool,
     centroid_momentum: float | None,
-    shard_centroids: bool,
+    bank: dict[str, Any],
 ) -> VarConLoss:
-    """The loss over all ranks, with the references that `VarCon`'s arguments name."""
+    """The loss over all ranks, with the references that `VarCon`'s arguments name.
+
+    ``bank`` are further arguments of `MomentumCentroids`.
+    """
     source: dict[str, Any] = {"leave_one_out": leave_one_out}
     if centroid_momentum is None:
         source["num_classes"] = num_classes
     else:
         source["centroids"] = MomentumCentroids(
-            num_classes, EMBEDDING_DIM, centroid_momentum, sharded=shard_centroids
+            num_classes, EMBEDDING_DIM, centroid_momentum, **bank
         )
     return VarConLoss(temperature, epsilon, gather_distributed=True, **source)
 

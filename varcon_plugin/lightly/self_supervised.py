@@ -18,6 +18,14 @@ from varcon_plugin.training.micro_batches import in_micro_batches
 
 __all__ = ["VarConSSL"]
 
+REFERENCES = (
+    "leave_one_out",
+    "centroid_momentum",
+    "num_negatives",
+    "shard_centroids",
+    "ema_decay",
+)
+
 
 class VarConSSL(VarCon):
     """`VarCon` without labels: each image its own class, and a latent class above it.
@@ -64,7 +72,7 @@ class VarConSSL(VarCon):
         teacher_momentum: float | None = None,
         **options: Any,
     ) -> None:
-        for name in ("leave_one_out", "centroid_momentum"):
+        for name in REFERENCES:
             if options.get(name):
                 raise ValueError(
                     f"{name} is for class references of labelled images, not for "
