@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from huggingface_hub import ModelCard
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmpretrain.registry import MODELS
 from paths import REPO
@@ -27,8 +28,10 @@ from varcon_plugin.checkpoints.conversion import (
     torchvision_model,
 )
 from varcon_plugin.checkpoints.reading import load_state_dict
+from varcon_plugin.checkpoints.recorded import literals
 from varcon_plugin.commands import convert as tool
 from varcon_plugin.evaluation.sources import timm_encoder
+from varcon_plugin.lightly.backbone import create_backbone
 
 
 def trained_looking(model):
@@ -187,6 +190,9 @@ def test_hub_folder_loads_in_timm_and_says_what_it_is(tmp_path):
     model = timm.create_model(f"local-dir:{out}", pretrained=True)
     same_features(model, witness, 64)
     assert model.pretrained_cfg["mean"] == pytest.approx((0.485, 0.456, 0.406), 1e-4)
+    config = json.loads((out / "config.json").read_text())
+    assert claims(config) == ["license"]
+    assert config["pretrained_cfg"]["license"] == "apache-2.0"
     card = ModelCard.load(out / "README.md")
     assert card.data.license == "apache-2.0"
     assert card.data.library_name == "timm"
@@ -194,22 +200,124 @@ def test_hub_folder_loads_in_timm_and_says_what_it_is(tmp_path):
     assert "arXiv 2506.07413" in card.text
 
 
-def test_the_model_card_of_a_cifar_network_runs(tmp_path, monkeypatch):
+FOREIGN = ("license", "origin_url", "paper", "url", "hf_hub", "test_", "description")
+
+
+def claims(config):
+    """What a config of the Hub says of licence, paper, address and tests."""
+    return [key for key in config["pretrained_cfg"] if key.startswith(FOREIGN)]
+
+
+def lightly_checkpoint(path, **settings):
+    """What Lightning saves of a `VarCon`; its backbone, and a head that is not read."""
+    model = trained_looking(create_backbone(**settings))
+    state = {f"backbone.{n}": value for n, value in model.state_dict().items()}
+    kwargs = {k: v for k, v in settings.items() if k in ("channels",)}
+    hyper_parameters = {
+        "backbone": settings["name"],
+        "backbone_kwargs": kwargs | {"pretrained": True, "checkpoint_path": "a.pth"},
+        "stem": settings.get("stem", "imagenet"),
+        "image_size": settings["image_size"],
+    }
+    content = {"state_dict": state, "hyper_parameters": hyper_parameters}
+    torch.save(content | {"global_step": 1}, path)
+    return model
+
+
+def test_a_transformer_trained_at_another_size_goes_to_the_hub(tmp_path):
+    source, out = tmp_path / "last.ckpt", tmp_path / "vit"
+    witness = lightly_checkpoint(source, name="vit_tiny_patch16_224", image_size=96)
+    convert(source, out, "hub")
+    model = timm.create_model(f"local-dir:{out}", pretrained=True)
+    same_features(model, witness, 96)
+    config = json.loads((out / "config.json").read_text())
+    assert config["pretrained_cfg"]["input_size"] == [3, 96, 96]
+    assert claims(config) == []
+    assert "Input: RGB, 96 x 96" in (out / "README.md").read_text()
+    convert(source, tmp_path / "vit.pth", "timm")
+    same_features(timm_model(read_backbone(source)), witness, 96)
+
+
+def test_a_narrow_network_with_a_stem_for_small_images_is_read_whole(tmp_path):
+    source, out = tmp_path / "last.ckpt", tmp_path / "narrow"
+    witness = lightly_checkpoint(
+        source,
+        name="resnet18",
+        stem="cifar",
+        channels=[16, 32, 64, 128],
+        image_size=32,
+    )
+    same_features(timm_model(read_backbone(source)), witness)
+    convert(source, out, "hub")
+    run_card(out, witness, 32)
+    with pytest.raises(SystemExit, match="do not fill torchvision's resnet18"):
+        convert(source, tmp_path / "out.pth", "torchvision")
+
+
+def test_mmpretrain_says_timm_s_model_and_its_images_in_the_config(tmp_path):
+    source, out = tmp_path / "epoch_1.pth", tmp_path / "vit"
+    cfg = Config.fromfile(REPO / "configs/varcon_vit_b16_imagenet.py")
+    cfg.model.backbone.model_name = "vit_tiny_patch16_224"
+    witness = mmpretrain_checkpoint(source, **cfg.model.backbone).timm_model
+    content = torch.load(source)
+    content["meta"]["cfg"] = cfg.pretty_text
+    torch.save(content, source)
+    convert(source, out, "hub")
+    model = timm.create_model(f"local-dir:{out}", pretrained=True)
+    same_features(model, witness, 224)
+    config = json.loads((out / "config.json").read_text())["pretrained_cfg"]
+    assert config["mean"] == pytest.approx([0.485, 0.456, 0.406], 1e-4)
+    assert config["input_size"] == [3, 224, 224]
+
+
+def test_the_text_of_a_config_is_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "import os\nos.mkdir('owned')\nwork_dir = os.mkdir('owned')\n"
+        "model = dict(backbone=dict(model_name='resnet18', depth=os.mkdir('owned')))\n"
+    )
+    assert literals(text) == {
+        "work_dir": None,
+        "model": {"backbone": {"model_name": "resnet18", "depth": None}},
+    }
+    assert literals("model = [" * 5000) == literals("def") == {}
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hub_folder_needs_the_size_of_the_images(tmp_path):
+    source, out = tmp_path / "authors.pth", tmp_path / "resnet18"
+    authors_checkpoint(source)
+    with pytest.raises(SystemExit, match=r"does not say what images.*give --config"):
+        convert(source, out, "hub")
+    config = tmp_path / "none.py"
+    config.write_text("train_dataloader = dict(dataset=dict(pipeline=[]))\n")
+    with pytest.raises(SystemExit, match=r"none\.py: .* crops images to no size"):
+        convert(source, out, "hub", "--config", config)
+    assert not out.exists()
+
+
+def run_card(folder, witness, size):
+    """The lines of Python in the model card give the features of ``witness``."""
+    card = (folder / "README.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
+    torch.save(images, folder.parent / "images.pt")
+    script = (
+        "import torch\nimages = torch.load('images.pt')\n"
+        f"{code}\ntorch.save(features.detach(), 'features.pt')\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=folder.parent)
+    found = torch.load(folder.parent / "features.pt")
+    torch.testing.assert_close(found, features(witness, size))
+
+
+def test_the_model_card_of_a_cifar_network_runs(tmp_path):
     source, out = tmp_path / "authors.pth", tmp_path / "resnet18-cifar"
     witness, _ = authors_checkpoint(source)
     convert(source, out, "hub", "--config", REPO / "configs/varcon_r50_cifar100.py")
     card = (out / "README.md").read_text()
     assert "32 x 32, mean (0.5071, 0.4865, 0.4409)" in card
-    code = card.split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    torch.save(images, "images.pt")
-    script = (
-        "import torch\nimages = torch.load('images.pt')\n"
-        f"{code}\ntorch.save(features.detach(), 'features.pt')\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-    torch.testing.assert_close(torch.load("features.pt"), features(witness, 32))
+    run_card(out, witness, 32)
 
 
 VIT = "vit_tiny_patch16_224"
@@ -334,12 +442,13 @@ def full_disk():
 def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path, to, name, request):
     source, out = tmp_path / "in.pth", tmp_path / "written" / name
     mmpretrain_checkpoint(source, type="ResNet_CIFAR", depth=18)
-    convert(source, out, to)
+    config = ("--config", REPO / "configs/varcon_r50_cifar100.py")
+    convert(source, out, to, *config)
     written = [path for path in out.parent.rglob("*") if path.is_file()]
     before = {path: path.read_bytes() for path in written}
     request.getfixturevalue("full_disk")
     with pytest.raises(SystemExit) as stopped:
-        convert(source, out, to)
+        convert(source, out, to, *config)
     weights = out / "model.safetensors" if to == "hub" else out
     assert str(stopped.value.code).endswith(f"cannot write {weights}: File too large")
     assert {p: p.read_bytes() for p in out.parent.rglob("*") if p.is_file()} == before

@@ -8,7 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["create_for_weights", "create_timm_model", "fixed_side", "shrink_stem"]
+__all__ = [
+    "create_for_weights",
+    "create_timm_model",
+    "fixed_side",
+    "shrink_stem",
+    "sized",
+]
 
 
 def create_timm_model(name: str, **options: Any) -> nn.Module:
@@ -78,6 +84,16 @@ def trained_side(model: Any, weights: Mapping[str, Tensor]) -> int | None:
     patches = given.shape[1] - (own.shape[1] - math.prod(grid))  # class tokens aside
     side = math.isqrt(max(patches, 0))
     return side * model.patch_embed.patch_size[0] if side**2 == patches else None
+
+
+def sized(name: str, image_size: int, options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` with the image size, for a model of timm's built for one size."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config and config.fixed_input_size and config.input_size[-1] != image_size:
+        return {"img_size": image_size, **options}
+    return options
 
 
 def shrink_stem(model: nn.Module, name: str) -> None:

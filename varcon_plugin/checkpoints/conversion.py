@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from varcon_plugin.checkpoints.backbones import create_for_weights, shrink_stem
-from varcon_plugin.checkpoints.reading import listed
+from varcon_plugin.checkpoints.reading import listed, named_weights, read_checkpoint
+from varcon_plugin.checkpoints.recorded import Input, recorded
 from varcon_plugin.checkpoints.weights import read_weights
 from varcon_plugin.checkpoints.writing import save, write_atomically
 
@@ -39,12 +40,15 @@ class Backbone(NamedTuple):
 
     Attributes:
         weights: without projection or classifier.
-        arch: name in timm (and torchvision), None if it is no standard ResNet.
+        arch: name in timm (and torchvision), None if it is neither said nor a standard
+            ResNet.
         stem: of a ResNet, ``"cifar"`` is one 3x3 convolution without stride or pool.
         projection: weights of the authors' two-layer head as mmpretrain's MoCoV2Neck
             names them; empty for others.
         in_mmpretrain: whether it is mmpretrain's own ResNet in our configs, and not
             timm's model.
+        options: further arguments of ``timm.create_model``, as in training.
+        taken: what it was trained on; None if the checkpoint does not say.
     """
 
     weights: dict[str, Tensor]
@@ -52,22 +56,31 @@ class Backbone(NamedTuple):
     stem: str
     projection: dict[str, Tensor]
     in_mmpretrain: bool
+    options: dict[str, Any]
+    taken: Input | None
 
 
 def read_backbone(path: Path, arch: str | None = None) -> Backbone:
     """The backbone in a checkpoint of mmpretrain, lightly, the authors or SupContrast.
 
-    Only tensors are unpickled (`varcon_plugin.checkpoints.reading.load_state_dict`).
+    How it was built is read from the checkpoint where Lightning or mmengine wrote it
+    there, and of standard ResNets from the weights. Read as data alone
+    (`varcon_plugin.checkpoints.reading.read_checkpoint`).
 
     Args:
         path: torch or safetensors file.
-        arch: timm's name, for what is no ResNet.
+        arch: timm's name, where neither says it.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it holds no backbone.
     """
-    weights = read_weights(path)
+    content: Any = None
+    if path.suffix == ".safetensors":
+        weights = read_weights(path)
+    else:
+        content = read_checkpoint(path, "cpu")
+        weights = named_weights(content, path)
     prefix = next((p for p in PREFIXES if any(n.startswith(p) for n in weights)), "")
     own = {
         rename(name.removeprefix(prefix)): tensor
@@ -87,7 +100,10 @@ def read_backbone(path: Path, arch: str | None = None) -> Backbone:
         if head and re.match(r"head\.(module\.)?[02]\.", name)
     }
     native = bool(stem) and prefix != PREFIXES[0] and found != "resnet200"
-    return Backbone(own, arch or found, stem, projection, native)
+    said = recorded(content)
+    options = said.options if arch in (None, said.arch) else {}
+    name = arch or said.arch or found
+    return Backbone(own, name, stem, projection, native, options, said.taken)
 
 
 def rename(name: str) -> str:
@@ -135,20 +151,19 @@ def torchvision_model(backbone: Backbone) -> nn.Module:
     return filled(model, backbone, "torchvision")
 
 
-def timm_model(backbone: Backbone, **options: Any) -> nn.Module:
+def timm_model(backbone: Backbone) -> nn.Module:
     """Timm's model with the weights, without classifier: images to (N, F).
 
     A vision transformer is built for images of the size that the weights are of.
 
     Args:
         backbone: with an ``arch`` that timm knows.
-        options: further arguments of ``timm.create_model``, as in training.
 
     Raises:
         ValueError: timm has no such model, or the weights do not fill it.
     """
     arch = checked_arch(backbone, "timm")
-    model = create_for_weights(arch, backbone.weights, **options)
+    model = create_for_weights(arch, backbone.weights, **backbone.options)
     return filled(model, backbone, "timm")
 
 
@@ -156,8 +171,9 @@ def checked_arch(backbone: Backbone, library: str) -> str:
     """The name of the architecture, if there is one."""
     if backbone.arch is None:
         raise ValueError(
-            f"the backbone is no standard ResNet that {library} would know; name its "
-            "timm model with --arch, or write plain weights (safetensors, varcon)"
+            f"the backbone is no standard ResNet that {library} would know, and the "
+            "checkpoint does not say which it is; name its timm model with --arch, or "
+            "write plain weights (safetensors, varcon)"
         )
     return backbone.arch
 

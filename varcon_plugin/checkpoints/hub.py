@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from torch import nn
 
 from varcon_plugin.checkpoints.backbones import fixed_side
 from varcon_plugin.checkpoints.conversion import Backbone, save_weights, timm_model
+from varcon_plugin.checkpoints.recorded import Input
 from varcon_plugin.checkpoints.writing import write_atomically
 
-__all__ = ["Input", "write_hub_folder"]
+__all__ = ["write_hub_folder"]
 
 CITATION = """@inproceedings{wang2025varcon,
   title     = {Variational Supervised Contrastive Learning},
@@ -24,20 +25,12 @@ CITATION = """@inproceedings{wang2025varcon,
   year      = {2025},
   eprint    = {2506.07413},
 }"""
-
-
-class Input(NamedTuple):
-    """What the model takes: RGB in [0, 1], normalised.
-
-    Attributes:
-        size: side of the images in pixels; a vision transformer's own goes before.
-        mean: of the channels.
-        std: of the channels.
-    """
-
-    size: int = 224
-    mean: Sequence[float] = (0.485, 0.456, 0.406)
-    std: Sequence[float] = (0.229, 0.224, 0.225)
+# What timm says of its own weights under the same name (their licence, paper, address,
+# the sizes they were tested at) is not true of these.
+OF_THE_NETWORK = (
+    "architecture", "classifier", "first_conv", "fixed_input_size", "input_size",
+    "num_classes", "pool_size",
+)  # fmt: skip
 
 
 def write_hub_folder(
@@ -45,7 +38,7 @@ def write_hub_folder(
     folder: Path,
     *,
     source: str,
-    taken: Input,
+    taken: Input | None,
     results: str | None = None,
     license_id: str | None = None,
 ) -> None:
@@ -59,35 +52,50 @@ def write_hub_folder(
         backbone: of a standard architecture.
         folder: created if missing.
         source: what the weights come from, for the card.
-        taken: what the model was trained on.
+        taken: what the model was trained on. None takes the size that the weights of a
+            vision transformer are of, and the mean and standard deviation of ImageNet.
         results: of an evaluation, in Markdown, for the card.
         license_id: of the weights, as the Hub names it.
 
     Each file appears whole or not at all.
 
     Raises:
-        ValueError: as `timm_model`.
+        ValueError: as `timm_model`, or nothing tells the size of the images.
         OSError: the disk is full, the folder cannot be written, ...
     """
     model: Any = timm_model(backbone)
     side = fixed_side(model)
-    taken = taken._replace(size=side or taken.size)
+    if side is not None:
+        taken = Input(side) if taken is None else taken._replace(size=side)
+    if taken is None:
+        raise ValueError(
+            f"{source} does not say what images it was trained on: give --config, the "
+            "mmpretrain config of its training"
+        )
     data = {
         "input_size": (3, taken.size, taken.size),
         "mean": tuple(taken.mean),
         "std": tuple(taken.std),
+        "interpolation": "bilinear",  # as tools/evaluate.py sees images
+        "crop_pct": 0.875 if taken.size > 64 else 1.0,
     }
+    if license_id is not None:
+        data["license"] = license_id
     if backbone.stem == "cifar":
         config = {
             "architecture": backbone.arch,
             "stem": backbone.stem,
+            "model_args": backbone.options,
             "num_features": model.num_features,
             **data,
         }
         content = json.dumps(config, indent=2) + "\n"
     else:
+        known = model.pretrained_cfg
+        model.pretrained_cfg = {k: known[k] for k in OF_THE_NETWORK if k in known}
         about = {"pretrained_cfg": {**data, "tag": "varcon"}}
-        content = timm_config(model, about, {"img_size": side} if side else {})
+        options = {**backbone.options, **({"img_size": side} if side else {})}
+        content = timm_config(model, about, options)
     card = model_card(backbone, folder.name, source, taken, results, license_id)
     save_weights(model.state_dict(), folder / "model.safetensors")
     for name, text in (("config.json", content), ("README.md", card)):
@@ -132,9 +140,10 @@ def model_card(
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {name}",
-        f"A {backbone.arch}{stem}, trained with Variational Supervised Contrastive "
-        "Learning (VarCon, [arXiv 2506.07413](https://arxiv.org/abs/2506.07413)) by "
-        "varcon_plugin. It turns images into features; there is no classifier.",
+        f"A {backbone.arch}{stem}, written by varcon_plugin, which trains with "
+        "Variational Supervised Contrastive Learning (VarCon, [arXiv 2506.07413]"
+        "(https://arxiv.org/abs/2506.07413)). It turns images into features; there is "
+        "no classifier.",
         f"- Weights from `{source}`\n- Input: RGB, {taken.size} x {taken.size}, mean "
         f"{numbers(taken.mean)}, standard deviation {numbers(taken.std)} of channels "
         "in [0, 1]",
@@ -161,10 +170,12 @@ def usage(backbone: Backbone, name: str) -> str:
             f'model = timm.create_model("local-dir:{name}", pretrained=True).eval()\n'
             "features = model(images)  # (N, 3, H, W) to (N, F)"
         )
+    width = len(backbone.weights["conv1.weight"])
+    more = "".join(f", {key}={value!r}" for key, value in backbone.options.items())
     return (
         "import timm\nfrom safetensors.torch import load_file\nfrom torch import nn\n\n"
-        f'model = timm.create_model("{backbone.arch}", num_classes=0)\n'
-        "model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)\n"
+        f'model = timm.create_model("{backbone.arch}", num_classes=0{more})\n'
+        f"model.conv1 = nn.Conv2d(3, {width}, 3, padding=1, bias=False)\n"
         "model.maxpool = nn.Identity()\n"
         f'model.load_state_dict(load_file("{name}/model.safetensors"))\n'
         "features = model.eval()(images)  # (N, 3, H, W) to (N, F)"

@@ -25,7 +25,8 @@ from varcon_plugin.checkpoints.conversion import (
     torchvision_model,
     varcon_state,
 )
-from varcon_plugin.checkpoints.hub import Input, write_hub_folder
+from varcon_plugin.checkpoints.hub import write_hub_folder
+from varcon_plugin.checkpoints.recorded import Input, input_of, literals
 from varcon_plugin.checkpoints.writing import save
 from varcon_plugin.commands.messages import fail
 from varcon_plugin.commands.noise import quiet_start
@@ -44,8 +45,12 @@ def main(argv: list[str] | None = None) -> None:
     add("checkpoint", type=Path)
     add("out", type=Path, help="a file; with --to hub a folder")
     add("--to", choices=TARGETS, required=True)
-    add("--arch", help="timm's name of the backbone, if it is no ResNet")
-    add("--config", type=Path, help="of the training: image size, mean and std (hub)")
+    add("--arch", help="timm's name of the backbone, if the checkpoint does not say it")
+    add(
+        "--config",
+        type=Path,
+        help="of the training: image size, mean and std, if it does not say them (hub)",
+    )
     add("--report", type=Path, help="report.json of tools/evaluate.py (hub)")
     add("--license", help="of the weights, as the Hub names it (hub)")
     args = parser.parse_args(argv)
@@ -68,7 +73,7 @@ def convert(args: argparse.Namespace) -> None:
             backbone,
             args.out,
             source=args.checkpoint.name,
-            taken=read_input(args.config) if args.config else Input(),
+            taken=read_input(args.config) if args.config else backbone.taken,
             results=read_results(args.report) if args.report else None,
             license_id=args.license,
         )
@@ -93,16 +98,8 @@ def read_input(config: Path) -> Input:
     with quiet_start():
         from mmengine.config import Config
 
-        from varcon_plugin.mmpretrain.evaluation import find_scales
-
     cfg = Config.fromfile(recipe_path(str(config)))
-    sizes = find_scales(cfg.train_dataloader.dataset)
-    if not sizes:
-        raise ValueError(f"{config} crops to no size")
-    preprocessor = cfg.get("data_preprocessor") or cfg.model.get("data_preprocessor")
-    if not preprocessor or not preprocessor.get("mean"):
-        raise ValueError(f"{config}: its data_preprocessor has no mean and std")
-    mean, std = (
-        [value / 255 for value in preprocessor[key]] for key in ("mean", "std")
-    )
-    return Input(max(sizes), mean, std)  # of several views, the large ones
+    try:
+        return input_of(literals(cfg.pretty_text))
+    except ValueError as error:
+        raise ValueError(f"--config {config}: {error}") from None

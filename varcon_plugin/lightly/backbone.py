@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import timm
 from torch import nn
 
-from varcon_plugin.checkpoints.backbones import create_timm_model, shrink_stem
+from varcon_plugin.checkpoints.backbones import create_timm_model, shrink_stem, sized
 from varcon_plugin.training.speedrun import SpeedrunNet
 
 __all__ = ["create_backbone", "feature_dim"]
@@ -38,10 +37,7 @@ def create_backbone(
         raise ValueError(f'stem must be "imagenet" or "cifar", got {stem!r}')
     if name == "speedrun":
         return SpeedrunNet(**kwargs)
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    if config and config.fixed_input_size and config.input_size[-1] != image_size:
-        kwargs = {"img_size": image_size, **kwargs}
-    model = create_timm_model(name, **kwargs)
+    model = create_timm_model(name, **sized(name, image_size, kwargs))
     if stem == "cifar":
         shrink_stem(model, name)
     return model
