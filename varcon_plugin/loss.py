@@ -178,7 +178,7 @@ class VarConLoss(nn.Module):
             self,
             embeddings: Tensor,
             labels: Tensor,
-            indices_tuple: None = None,
+            indices_tuple: Any = None,
             *,
             reference_embeddings: Tensor | None = None,
         ) -> Tensor:
@@ -188,7 +188,7 @@ class VarConLoss(nn.Module):
         self,
         embeddings: Tensor,
         labels: Tensor,
-        indices_tuple: None = None,
+        indices_tuple: Any = None,
         *,
         reference_embeddings: Tensor | None = None,
     ) -> Tensor:

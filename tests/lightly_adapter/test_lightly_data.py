@@ -55,13 +55,15 @@ def test_large_images_lose_an_eighth_at_the_border_and_small_ones_nothing():
     assert (large[0].size, large[1].size) == (256, (224, 224))
 
 
-def test_a_folder_needs_train_and_val_with_the_same_classes(image_folder, tmp_path):
+def test_the_classes_of_a_folder_are_those_of_train(image_folder, tmp_path):
     with pytest.raises(ValueError, match=r'"cifar100" or a folder.*not found: .*train'):
         create_datasets(str(tmp_path))
-    for split, name in (("train", "cat"), ("train", "dog"), ("val", "cat")):
+    for split, name in (("train", "cat"), ("train", "dog"), ("val", "dog")):
         (tmp_path / split / name).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / split / name / "0.png")
-    with pytest.raises(ValueError, match=r"same class folders.*dog"):
+    assert create_datasets(str(tmp_path)).val_targets == [1]
+    (tmp_path / "val" / "emu").mkdir()
+    with pytest.raises(ValueError, match=r"1 classes that the training .*emu"):
         create_datasets(str(tmp_path))
 
 

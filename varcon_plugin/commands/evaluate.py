@@ -6,7 +6,8 @@
     torchrun --nproc-per-node 8 tools/evaluate.py ...             # several GPUs
 
 DATA is a folder with train/CLASS/* and test/CLASS/* (or val), a mmpretrain config, or
-digits. Writes report.json, report.md, report.csv and pictures to DIR.
+digits, cifar10 or cifar100. Writes report.json, report.md, report.csv and pictures to
+DIR.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help=f"of {', '.join(PROTOCOLS)}; default: the first five",
     )
     add("--data", help="default: that of the config")
+    add("--download-dir", type=Path, default="data", help="where CIFAR is, or goes")
     add("--image-size", type=int, help="what lightly and timm models see")
     add("--mean", type=float, nargs=3, help="of R, G, B in [0, 1], for timm models")
     add("--std", type=float, nargs=3, help="as --mean")
@@ -211,6 +213,8 @@ def read_data(name: str, args: argparse.Namespace) -> Splits:
     """The dataset that ``name`` stands for."""
     if name == "digits":
         return sources.digits()
+    if name in ("cifar10", "cifar100"):
+        return sources.cifar(name, args.download_dir)
     if name.endswith(".py") or (name == args.model and of_mmpretrain(name)):
         with quiet_start():
             from varcon_plugin.mmpretrain.evaluation import load_splits
@@ -219,7 +223,15 @@ def read_data(name: str, args: argparse.Namespace) -> Splits:
             recipe_path(name), options(args) if name == args.model else None
         )
     if name == args.model:
-        raise ValueError(f"--data is needed with {name}: a folder, a config or digits")
+        raise ValueError(
+            f"--data is needed with {name}: a folder, a config, digits, cifar10 or "
+            "cifar100"
+        )
+    if not Path(name).is_dir():
+        raise ValueError(
+            'data must be "digits", "cifar10", "cifar100", a config or a folder with '
+            f"the subfolders train and test (or val): image folder not found: {name}"
+        )
     return sources.folder(Path(name))
 
 

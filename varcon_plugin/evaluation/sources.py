@@ -23,7 +23,14 @@ from varcon_plugin.evaluation.images import (
 from varcon_plugin.training.digits import load_digits_split
 from varcon_plugin.training.folders import split_folder
 
-__all__ = ["ImageTransform", "NormalizedEncoder", "digits", "folder", "timm_encoder"]
+__all__ = [
+    "ImageTransform",
+    "NormalizedEncoder",
+    "cifar",
+    "digits",
+    "folder",
+    "timm_encoder",
+]
 
 
 class NormalizedEncoder(nn.Module):
@@ -162,6 +169,20 @@ def digits() -> Splits:
 
     train, test = load_digits_split("train"), load_digits_split("test")
     return Splits(split(*train), split(*test), None, "digits")
+
+
+def cifar(name: str, root: Path) -> Splits:
+    """``cifar10`` or ``cifar100``, as torchvision keeps or downloads it in ``root``."""
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    kind = CIFAR10 if name == "cifar10" else CIFAR100
+
+    def split(train: bool) -> Images:
+        found = kind(str(root), train=train, download=True)
+        labels = torch.tensor(found.targets)
+        return Images(list(found.data), labels, tuple(found.classes))
+
+    return Splits(split(train=True), split(train=False), None, name)
 
 
 def folder(root: Path) -> Splits:

@@ -150,13 +150,7 @@ def _folder(root: Path, image_size: int) -> Datasets:
     plain = _plain_transform(image_size)
     train = ImageFolder(train_root, transform=views)
     bank = ImageFolder(train_root, transform=plain)
-    val = ImageFolder(val_root, transform=plain)
-    if train.classes != val.classes:
-        differ = sorted(set(train.classes) ^ set(val.classes))
-        raise ValueError(
-            f"train and val of {str(root)!r} must hold the same class folders; in one "
-            f"of them only: {', '.join(differ[:5])}"
-        )
+    val = ImageFolder(val_root, transform=plain, classes=train.classes)
     with_filenames = LightlyDataset.from_torch_dataset
     return Datasets(
         ReplaceCorrupt(with_filenames(train)),

@@ -11,7 +11,12 @@ from mmpretrain.datasets import BaseDataset, CustomDataset
 from mmpretrain.registry import DATASETS
 
 from varcon_plugin.training.digits import load_digits_split
-from varcon_plugin.training.folders import Split, scan_classes, split_folder
+from varcon_plugin.training.folders import (
+    Split,
+    class_names,
+    scan_classes,
+    split_folder,
+)
 
 __all__ = ["Digits", "ImageFolder"]
 
@@ -52,7 +57,8 @@ class ImageFolder(CustomDataset):
     Args:
         data_root: local folder of the splits.
         split: ``"train"``, ``"val"`` or ``"test"``; the latter two stand in for each
-            other where only one is there. Empty if ``data_root`` holds the classes.
+            other where only one is there, and have the class ids of ``train``. Empty if
+            ``data_root`` holds the classes.
         **kwargs: arguments of mmpretrain's ``CustomDataset`` (pipeline, metainfo, ...).
 
     Raises:
@@ -64,6 +70,9 @@ class ImageFolder(CustomDataset):
         self, data_root: str, split: Split | Literal[""] = "train", **kwargs: Any
     ) -> None:
         folder = Path(data_root).expanduser()
+        self._trained: list[str] | None = None  # a split may lack some of these classes
+        if split in ("val", "test") and (folder / "train").is_dir():
+            self._trained = class_names(folder / "train")
         if split:
             folder = split_folder(folder, split)
         super().__init__(data_root=str(folder), **kwargs)
@@ -79,7 +88,7 @@ class ImageFolder(CustomDataset):
                 "with_label=False: ImageFolder reads classes; take CustomDataset "
                 "for images without"
             )
-        found = scan_classes(self.img_prefix)
+        found = scan_classes(self.img_prefix, self._trained)
         if self.CLASSES is None:
             self._metainfo["classes"] = found.classes
         elif len(self.CLASSES) != len(found.classes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torchvision import datasets
@@ -24,6 +24,8 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc]
         transform: of a Pillow image; of the path with ``loader=str``, as `TwoCrops`
             takes it.
         loader: of the path.
+        classes: those of the training split, which give the class ids; ``root`` may
+            lack some. None takes the folders found.
 
     Raises:
         ValueError: as `scan_classes`.
@@ -34,12 +36,14 @@ class ImageFolder(datasets.ImageFolder):  # type: ignore[misc]
         root: str,
         transform: Callable[[Any], Any] | None = None,
         loader: Callable[[str], Any] = load_image,
+        classes: Sequence[str] | None = None,
     ) -> None:
+        self._given = classes
         super().__init__(root, transform=transform, loader=loader)
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         """Names and ids of the classes."""
-        self._scanned = scan_classes(directory)
+        self._scanned = scan_classes(directory, self._given)
         names = list(self._scanned.classes)
         return names, {name: label for label, name in enumerate(names)}
 
